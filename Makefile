@@ -1,0 +1,51 @@
+# make demo    from nothing to a measured int8 model and a page
+# make test    sets up, lints, type-checks, runs every test (what CI runs)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test lint types unit nightly bench system clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: $(STAMP)
+
+# One constraints file for every install: pyproject.toml keeps ranges, constraints.txt what was tested together.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("kdedge needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/kdedge demo --out runs/demo
+
+# What the tests use beside Python: an SSH server, a browser. Installed where that is allowed, else their tests skip
+# and say so.
+system:
+	@sh tests/system_packages.sh
+
+test: $(STAMP) system lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly' --durations=15
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# make nightly the long tests
+nightly: $(STAMP) system
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
+
+# make bench   the benchmarks, as ratios measured in one run
+bench: $(STAMP)
+	for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache
