@@ -1,0 +1,120 @@
+"""The record of a run, from what the agent answered and what only the host knows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Mapping, Optional
+
+from kdedge_agent.protocol import (
+    MAX_SAMPLES,
+    SCHEMA_VERSION,
+    VERDICTS,
+    ProtocolError,
+    RunRecord,
+    from_dict,
+)
+from kdedge_agent.statistics import latency_summary
+
+_TAKEN = (
+    "artifact_sha256",
+    "runtime",
+    "threads",
+    "request",
+    "load_s",
+    "first_inference_s",
+    "memory_bytes",
+    "power_w",
+    "energy_j_per_inference",
+    "power",
+    "facts",
+    "verdict",
+    "verdict_reasons",
+)
+
+
+def _seconds(values: object, what: str) -> List[float]:
+    """A list of finite seconds; what a device sends is not trusted to be one."""
+    if not isinstance(values, list) or len(values) > MAX_SAMPLES:
+        raise ProtocolError(f"{what}: a list of at most {MAX_SAMPLES} seconds is needed")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ProtocolError(f"{what}: {str(value)[:40]!r} is no duration")
+    return [float(value) for value in values]
+
+
+def _texts(values: object, what: str) -> List[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ProtocolError(f"{what}: a list of texts is needed")
+    return values
+
+
+def _reasons(values: object) -> Dict[str, str]:
+    if not isinstance(values, dict) or not all(isinstance(v, str) for pair in values.items() for v in pair):
+        raise ProtocolError("unmeasured: only texts are allowed")
+    return values
+
+
+def build_record(
+    result: Mapping[str, Any],
+    *,
+    device: str,
+    device_kind: str,
+    run_id: str,
+    created_at: str,
+    artifact: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    accuracy: Optional[Dict[str, Any]] = None,
+) -> RunRecord:
+    """A validated record; its latency figures are computed here, from the raw samples of the agent.
+
+    Args:
+        result: The agent's ``result`` of a ``measure`` request.
+        device: Name of the device.
+        device_kind: ``pi``, ``jetson``, ``linux`` or ``local``.
+        run_id: Unique name of the run.
+        created_at: UTC, ISO 8601, by the host's clock.
+        artifact: path, format, precision, size_bytes, model, as the host knows them.
+        versions: Of the host (``kdedge``); the agent's own are added.
+        accuracy: n, accuracy, f1_macro on the device; None takes what stands under ``accuracy`` in the result.
+
+    Raises:
+        ProtocolError: the result lacks something, or something in it is of a wrong type.
+    """
+    missing = [key for key in (*_TAKEN, "latency_s", "unmeasured") if key not in result]
+    if missing:
+        raise ProtocolError(f"the agent's result lacks {missing[0]}")
+    raw = result["latency_s"]
+    if not isinstance(raw, dict):
+        raise ProtocolError("latency_s: an object is needed")
+    samples = _seconds(raw.get("samples"), "latency_s.samples")
+    if not samples:
+        raise ProtocolError("latency_s.samples: there is none")
+    latency, reasons = latency_summary(samples, _seconds(raw.get("warmup_samples"), "latency_s.warmup_samples"))
+    for key, kind in (("warmup_steady", bool), ("warmup_rule", str), ("preempted", int)):
+        latency[key] = raw[key] if isinstance(raw.get(key), kind) else None
+    if result["verdict"] not in VERDICTS:
+        raise ProtocolError(f"verdict {str(result['verdict'])[:40]!r} is unknown")
+    scored = accuracy if accuracy is not None else result.get("accuracy")
+    agent_versions = result.get("versions") or {}
+    if not isinstance(scored, (dict, type(None))) or not isinstance(agent_versions, dict):
+        raise ProtocolError("accuracy and versions: objects are needed")
+    unmeasured: Dict[str, str] = {**_reasons(result["unmeasured"]), **reasons}
+    if scored is None:
+        unmeasured["accuracy"] = "not asked for"
+    _texts(result["verdict_reasons"], "verdict_reasons")
+    return from_dict(
+        RunRecord,
+        {
+            **{key: result[key] for key in _TAKEN},
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_id,
+            "created_at": created_at,
+            "device": device,
+            "device_kind": device_kind,
+            "artifact": dict(artifact),
+            "latency_s": latency,
+            "accuracy": scored,
+            "unmeasured": unmeasured,
+            "versions": {**agent_versions, **versions},
+        },
+    )

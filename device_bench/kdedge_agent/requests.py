@@ -1,0 +1,217 @@
+"""What the agent does for a request, in its own process, while a worker does the measuring in another."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from kdedge_agent import __version__, energy, facts, power, statistics, verdict
+from kdedge_agent.errors import AgentFailure
+from kdedge_agent.protocol import PROTOCOL_VERSION, RunRequest, ScoreRequest, from_dict
+from kdedge_agent.runtimes import RUNTIMES
+from kdedge_agent.server import Desk
+from kdedge_agent.workdir import work_dir
+
+GLANCE_EVERY_S = 1.0
+PROBE_TIMEOUT_S = 120.0
+START_MARGIN_S = 0.2
+"""The worker starts its window a moment after it is told to: without a margin the window would be too short."""
+_CHUNK_BYTES = 1 << 20
+
+
+def _verify(desk: Desk, path: str, sha256: str, what: str) -> int:
+    """Size of a file whose content has the given hash.
+
+    Raises:
+        AgentFailure: missing, unreadable, or other content than the host sent.
+    """
+    digest, done = hashlib.sha256(), 0
+    try:
+        size = Path(path).stat().st_size
+        with Path(path).open("rb") as file:
+            for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
+                digest.update(chunk)
+                done += len(chunk)
+                desk.progress("verify", done, size)
+                desk.check()
+    except OSError as error:
+        raise AgentFailure("artifact", f"{what} {path}: {error.strerror}", "Send it to the device again") from None
+    if digest.hexdigest() != sha256:
+        raise AgentFailure(
+            "artifact",
+            f"{what} {path} arrived damaged: {done} bytes with another hash than was sent",
+            "Free space on the device's disk and send it again",
+        )
+    return done
+
+
+def probe(desk: Desk) -> Dict[str, Dict[str, Any]]:
+    """Every runtime kdedge knows: {name: {available, version, formats, reason, cure}}, each in its own process."""
+    names = {name: [f for f, all_ in RUNTIMES.items() if name in all_] for all_ in RUNTIMES.values() for name in all_}
+    found: Dict[str, Dict[str, Any]] = {}
+    for number, (name, formats) in enumerate(names.items()):
+        desk.progress("probe", number, len(names))
+        entry: Dict[str, Any] = {"available": False, "version": None, "formats": formats, "reason": None, "cure": None}
+        desk.start_worker({"type": "probe", "runtime": name})
+        try:
+            message = _await(desk, "probed", PROBE_TIMEOUT_S)
+        except AgentFailure as failure:
+            entry.update(reason=failure.message, cure=failure.cure)
+        else:
+            if message is None:
+                entry["reason"] = f"it did not import within {PROBE_TIMEOUT_S:g} s"
+            else:
+                entry.update(available=True, version=message["version"], numpy=message["numpy"])
+        finally:
+            desk.end_worker()
+        found[name] = entry
+    return found
+
+
+def _await(desk: Desk, kind: str, timeout_s: float) -> Optional[Dict[str, Any]]:
+    """The worker's message of that kind, or None when it did not come in time."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        message = desk.worker_says(min(GLANCE_EVERY_S, max(0.0, until - time.monotonic())))
+        if message is not None and message["type"] == kind:
+            return message
+        if desk.worker is not None:
+            desk.progress(desk.worker.phase, text=desk.worker.doing)
+    return None
+
+
+def score(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
+    """Predictions of the artifact on the samples that the host sent."""
+    asked = from_dict(ScoreRequest, request)
+    _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
+    _verify(desk, asked.samples, asked.samples_sha256, "samples")
+    desk.start_worker({"type": "score", "request": asked.to_dict(), "threads": asked.threads})
+    while True:
+        message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
+        if message["type"] == "scored":
+            return {key: value for key, value in message.items() if key != "type"}
+        _relay(desk, message)
+
+
+def _relay(desk: Desk, message: Mapping[str, Any]) -> None:
+    """The worker's progress to the host; in its silence, at least what it does."""
+    if message["type"] == "progress":
+        desk.progress(str(message["phase"]), int(message["done"]), int(message["total"]))
+    elif desk.worker is not None:
+        desk.progress(desk.worker.phase, text=desk.worker.doing)
+
+
+def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
+    """Everything of a record but what only the host knows."""
+    asked = from_dict(RunRequest, request)
+    size = _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
+    device = facts.device_facts()
+    before = facts.snapshot(folder=work_dir().parent)
+    desk.start_worker({"type": "measure", "request": asked.to_dict(), "threads": asked.threads})
+    timed, during = _timed(desk)
+    after = facts.snapshot(folder=work_dir().parent)
+    word, reasons = verdict.decide(timed["samples"], before, after, during, device["cpu_count"])
+    if not timed["warmup_steady"]:
+        reasons.append(f"remark: the warm-up ended before it was steady ({timed['warmup_rule']})")
+    latency, unmeasured = statistics.latency_summary(timed["samples"], timed["warmup_samples"])
+    latency.update({key: timed[key] for key in ("warmup_steady", "warmup_rule", "preempted")})
+    unmeasured.update(timed["unmeasured"])
+    powered = _power(desk, asked, unmeasured)
+    return {
+        "artifact_sha256": asked.artifact_sha256,
+        "artifact_size_bytes": size,
+        "runtime": timed["runtime"],
+        "threads": asked.threads,
+        "request": asked.to_dict(),
+        "inputs": timed["inputs"],
+        "outputs": timed["outputs"],
+        "latency_s": latency,
+        "load_s": timed["load_s"],
+        "first_inference_s": timed["first_inference_s"],
+        "memory_bytes": timed["memory_bytes"],
+        "power_w": powered["load_w"] if powered else None,
+        "energy_j_per_inference": powered["gross_j_per_inference"] if powered else None,
+        "power": powered,
+        "unmeasured": unmeasured,
+        "facts": {**device, "before": before, "after": after, "during": during},
+        "verdict": word,
+        "verdict_reasons": reasons,
+        "versions": {"agent": __version__, "protocol": PROTOCOL_VERSION},
+    }
+
+
+def _timed(desk: Desk) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
+    """The worker's measurement, and a glance at clock and temperature for every second of the timing."""
+    during: List[Dict[str, Any]] = []
+    next_glance_s = time.monotonic()
+    while True:
+        message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
+        if message["type"] == "timed":
+            return message, during
+        _relay(desk, message)
+        timing = desk.worker is not None and desk.worker.phase == "timing"
+        if timing and time.monotonic() >= next_glance_s:
+            during.append(facts.glance())
+            next_glance_s = time.monotonic() + GLANCE_EVERY_S
+
+
+def _power(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optional[Dict[str, Any]]:
+    """Idle, load, idle under the eyes of the power source; None and the reason in ``unmeasured`` without one."""
+    if not asked.power:
+        reason: Optional[str] = "not asked for"
+        source = None
+    else:
+        source, reason = power.discover()
+    if source is None or desk.worker is None:
+        unmeasured["power_w"] = unmeasured["energy_j_per_inference"] = reason or "no power source"
+        return None
+    sampler = energy.Sampler(source)
+    sampler.start()
+    try:
+        idle_before = _idle(desk, asked.idle_s, "idle before")
+        loaded = _load(desk, energy.window_s(asked.power_window_s, source.period_s))
+        idle_after = _idle(desk, asked.idle_s, "idle after")
+    finally:
+        samples = sampler.stop()
+    bounds = (float(loaded["begin_s"]), float(loaded["end_s"]))
+    windows = energy.Windows(idle_before, bounds, idle_after, int(loaded["inferences"]))
+    powered = energy.account(source, samples, windows)
+    powered["failed_readings"] = len(sampler.failures)
+    reasons = powered.pop("reasons")
+    if sampler.failures and powered["load_w"] is None:
+        reasons["load_w"] = reasons["gross_j_per_inference"] = f"{source.name}: {sampler.failures[-1]}"
+    for key, name in (("load_w", "power_w"), ("gross_j_per_inference", "energy_j_per_inference")):
+        if powered[key] is None:
+            unmeasured[name] = reasons[key]
+    unmeasured.update({f"power.{key}": reason for key, reason in reasons.items()})
+    return powered
+
+
+def _idle(desk: Desk, seconds: float, phase: str) -> Tuple[float, float]:
+    """Let so many seconds pass while the worker waits; the moments they began and ended."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + seconds:
+        desk.progress(phase)
+        desk.worker_says(min(GLANCE_EVERY_S, max(0.0, begin + seconds - time.monotonic())))
+    return begin, time.monotonic()
+
+
+def _load(desk: Desk, seconds: float) -> Dict[str, Any]:
+    """Let the worker infer for so many seconds; how often it did, and between which moments."""
+    worker = desk.worker
+    if worker is None:
+        raise AgentFailure("internal", "no worker for the power window")
+    worker.send({"type": "load"})
+    begin = time.monotonic()
+    seconds += START_MARGIN_S
+    while time.monotonic() < begin + seconds:
+        desk.progress("power", int(time.monotonic() - begin), int(seconds))
+        desk.worker_says(min(GLANCE_EVERY_S, max(0.0, begin + seconds - time.monotonic())))
+    worker.send({"type": "stop"})
+    while True:
+        message = desk.worker_says(GLANCE_EVERY_S)
+        if message is not None and message["type"] == "loaded":
+            return message
+        desk.progress("power", int(seconds), int(seconds))

@@ -1,0 +1,217 @@
+"""Inside the worker process: one job, then the end. Messages go to the agent, which relays what the host may see.
+
+A job is ``{"type": "measure"|"score"|"probe", "request": {...}, "threads": n}``. The memory of this process is what
+the record reports, so nothing is imported before the phase it belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+from kdedge_agent.memory import PhaseMemory
+from kdedge_agent.process import die_with_parent
+from kdedge_agent.protocol import ProtocolError, RunRequest, ScoreRequest, decode, from_dict
+from kdedge_agent.wire import Sender, claim_stdout, lines
+
+SCORE_CHUNK = 64
+"""Samples between two tellings of progress."""
+
+
+class Commands:
+    """What the agent says while the job runs; when it says nothing more, this process ends."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._queue: "queue.Queue[Dict[str, Any]]" = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in lines(sys.stdin.buffer):
+            try:
+                command = decode(line or b"")
+            except ProtocolError:
+                continue
+            if command["type"] == "stop":
+                self.stop.set()
+            else:
+                self._queue.put(command)
+        os._exit(0)  # the agent is gone; a thread inside the runtime could not be ended otherwise
+
+    def next(self) -> Dict[str, Any]:
+        """The next command, waiting for it."""
+        return self._queue.get()
+
+
+def _prepare_process() -> None:
+    """Die with the agent, leave no core dump, and be the one whom a kernel out of memory kills."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
+    """Load, first inference, warm-up, timing, memory; then load for the power window on command."""
+    memory = PhaseMemory()
+    memory.end("start")
+    sender.send(
+        {"type": "doing", "phase": "import", "doing": f"importing {request.runtime or request.format + ' runtimes'}"}
+    )
+    from kdedge_agent import runtimes
+
+    name = runtimes.choose(request.format, request.runtime)
+    from kdedge_agent import tensors, timing
+
+    memory.end("import")
+    sender.send({"type": "doing", "phase": "load", "doing": f"loading {Path(request.artifact).name} into {name}"})
+    session = runtimes.load(request.artifact, request.format, name, request.threads)
+    memory.end("load")
+    sender.send({"type": "doing", "phase": "first", "doing": f"running the first inference with {name}"})
+    session.set_inputs(tensors.random_inputs(session, request.seed))
+    first_s = timing.time_once(session.invoke)
+    memory.end("first")
+    sender.send({"type": "doing", "phase": "warm-up", "doing": f"warming up with {name}"})
+    warm = timing.warm_up(session.invoke, request.warmup_max_s, _tick(sender, "warm-up"))
+    sender.send({"type": "doing", "phase": "timing", "doing": f"timing with {name}"})
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    samples = timing.time_calls(session.invoke, request.repetitions, request.min_duration_s, _tick(sender, "timing"))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    memory.end("steady")
+    sizes, reasons = memory.result()
+    sender.send(
+        {
+            "type": "timed",
+            "runtime": {"name": session.name, "version": session.version, "provider": session.provider},
+            "inputs": [_described(info) for info in session.inputs],
+            "outputs": [_described(info) for info in session.outputs],
+            "load_s": session.load_s,
+            "first_inference_s": first_s,
+            "warmup_samples": warm.samples_s,
+            "warmup_steady": warm.steady,
+            "warmup_rule": warm.rule,
+            "samples": samples,
+            "memory_bytes": sizes,
+            "unmeasured": reasons,
+            "preempted": used.ru_nivcsw - usage.ru_nivcsw,
+        }
+    )
+    sender.send({"type": "doing", "phase": "power", "doing": f"running for the power window with {name}"})
+    _serve_power(session.invoke, sender, commands)
+
+
+def _serve_power(invoke: Callable[[], Any], sender: Sender, commands: Commands) -> None:
+    """``load``: run until ``stop`` and say how often, between which moments; ``end``: return."""
+    while commands.next()["type"] == "load":
+        count, begin_s = 0, time.monotonic()
+        while not commands.stop.is_set():
+            invoke()
+            count += 1
+        end_s = time.monotonic()
+        commands.stop.clear()
+        sender.send({"type": "loaded", "inferences": count, "begin_s": begin_s, "end_s": end_s})
+
+
+def _tick(sender: Sender, phase: str) -> Callable[[int, int, float], None]:
+    def tick(done: int, total: int, elapsed_s: float) -> None:
+        sender.send({"type": "progress", "phase": phase, "done": done, "total": total, "elapsed_s": elapsed_s})
+
+    return tick
+
+
+def _described(info: Any) -> Dict[str, Any]:
+    return {
+        "name": info.name,
+        "shape": list(info.shape),
+        "dtype": info.dtype,
+        "scale": info.scale,
+        "zero_point": info.zero_point,
+    }
+
+
+def score(request: ScoreRequest, sender: Sender, commands: Commands) -> None:
+    """Arg-max of every sample with the device's own kernels."""
+    del commands
+    sender.send(
+        {"type": "doing", "phase": "import", "doing": f"importing {request.runtime or request.format + ' runtimes'}"}
+    )
+    from kdedge_agent import runtimes, tensors
+
+    session = runtimes.load(request.artifact, request.format, request.runtime, request.threads)
+    sender.send({"type": "doing", "phase": "scoring", "doing": f"scoring with {session.name}"})
+    samples = tensors.read_samples(request.samples, request.shape, request.dtype)
+    metadata = session.metadata()
+    predictions: List[int] = []
+    begin = time.monotonic()
+    tick = _tick(sender, "scoring")
+    for start in range(0, len(samples), SCORE_CHUNK):
+        part = samples[start : start + SCORE_CHUNK]
+        values = tensors.normalise(part, metadata) if request.dtype == "uint8" else part
+        predictions += tensors.logits(session, values, metadata).argmax(axis=1).tolist()
+        tick(len(predictions), len(samples), time.monotonic() - begin)
+    hits = sum(a == b for a, b in zip(predictions, request.labels))
+    sender.send(
+        {
+            "type": "scored",
+            "runtime": {"name": session.name, "version": session.version, "provider": session.provider},
+            "n": len(predictions),
+            "predictions": predictions,
+            "accuracy": hits / len(predictions) if request.labels else None,
+            "elapsed_s": time.monotonic() - begin,
+        }
+    )
+
+
+def probe(name: str, sender: Sender) -> None:
+    """Import one runtime and say its version."""
+    sender.send({"type": "doing", "phase": "import", "doing": f"importing {name}"})
+    from kdedge_agent import runtimes
+
+    version = runtimes.import_runtime(name)
+    import numpy
+
+    sender.send({"type": "probed", "version": version, "numpy": numpy.__version__})
+
+
+def _run(job: Dict[str, Any], sender: Sender, commands: Commands) -> None:
+    if job["type"] == "measure":
+        measure(from_dict(RunRequest, job["request"]), sender, commands)
+    elif job["type"] == "score":
+        score(from_dict(ScoreRequest, job["request"]), sender, commands)
+    else:
+        probe(str(job["runtime"]), sender)
+
+
+def _failure(error: Exception) -> Dict[str, Any]:
+    """The error message of an exception, by what it is; runtimes raise classes of their own."""
+    from kdedge_agent.session import RuntimeMissing, RuntimeTrouble
+
+    if isinstance(error, RuntimeTrouble):
+        kind = "runtime-missing" if isinstance(error, RuntimeMissing) else "refused"
+        return {"type": "error", "kind": kind, "message": error.what, "cure": error.cure}
+    if isinstance(error, MemoryError):
+        cure = "Free some, or use a smaller model"
+        return {"type": "error", "kind": "out-of-memory", "message": "not enough memory", "cure": cure}
+    words = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {words[0][:300] if words else ''}"
+    return {"type": "error", "kind": "runtime-error", "message": text, "cure": None}
+
+
+def main() -> int:
+    """Read one job from stdin, do it, and answer."""
+    _prepare_process()
+    sender = Sender(claim_stdout())
+    commands = Commands()
+    job = commands.next()
+    try:
+        _run(job, sender, commands)
+    except Exception as error:  # whatever a runtime raises must reach the agent as a message
+        sender.send(_failure(error))
+    return 0
