@@ -1,0 +1,5 @@
+"""``python -m kdedge`` is ``kdedge``."""
+
+from kdedge.cli import main
+
+main()

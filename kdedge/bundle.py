@@ -1,0 +1,314 @@
+"""Bundle: training's output. A folder with a manifest, safetensors weights, quantised state; no pickle.
+
+It loads without the training data. Every file's SHA-256 stands in the manifest, so that a damaged, truncated or
+foreign bundle is refused with the file and the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdedge._version import __version__
+from kdedge.errors import BundleError, KdedgeError
+from kdedge.files import read_json, sha256_file, write_json
+from kdedge.preprocessing import Preprocessing
+from kdedge.recipe import DistillRecipe
+from kdedge.recipe_file import recipe_from_dict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.fx import GraphModule
+
+FORMAT = "kdedge-bundle"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+FLOAT_WEIGHTS = "student.safetensors"
+INT8_STATE = "student-int8.safetensors"
+QUANTISATION = "quantisation.json"
+LIBRARIES = ("torch", "torchvision", "torchao", "numpy", "safetensors")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, kdedge and the libraries that decide a training's outcome."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "kdedge": __version__}
+    return versions | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    recipe: DistillRecipe,
+    student: nn.Module,
+    prepared: GraphModule | None,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    data: dict[str, Any],
+    results: dict[str, Any],
+) -> Bundle:
+    """Write a bundle: into a folder beside the target first, renamed when it is whole.
+
+    Args:
+        folder: Where it goes; a bundle already there is replaced.
+        recipe: What was asked.
+        student: The float student.
+        prepared: The student after QAT; None for a float bundle.
+        labels: Names of the classes, by index.
+        preprocessing: uint8 images -> the student's input.
+        data: Source, fingerprint and counts of the data.
+        results: ``metrics``, ``time_s``, ``energy_j``, ``unmeasured`` of the run.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from kdedge import quantize
+
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in student.state_dict().items()}, part / FLOAT_WEIGHTS)
+        names = [FLOAT_WEIGHTS]
+        quantisation: dict[str, Any] = {}
+        if prepared is not None:
+            save_file(quantize.quantised_state(prepared), part / INT8_STATE)
+            converted = quantize.convert(prepared)
+            write_json(part / QUANTISATION, [dataclasses.asdict(q) for q in quantize.qparams(converted)])
+            names += [INT8_STATE, QUANTISATION]
+            quantisation = {
+                "float_ops": [dataclasses.asdict(op) for op in quantize.float_ops(converted)],
+                "integer_macs_share": quantize.integer_macs_share(converted),
+            }
+        for name in names:
+            (part / name).chmod(0o644)  # safetensors writes 0600; a bundle is made to be handed on
+        files = {
+            name: {"sha256": sha256_file(part / name), "size_bytes": (part / name).stat().st_size} for name in names
+        }
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "created_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "task": recipe.task,
+            "model": recipe.student.model,
+            "recipe": recipe.to_dict(),
+            "recipe_sha256": recipe.sha256,
+            "versions": library_versions(),
+            "data": data,
+            "labels": list(labels),
+            "preprocessing": preprocessing.to_dict(),
+            "input": {
+                "name": "image",
+                "layout": "NCHW",
+                "dtype": "float32",
+                "shape": [1, preprocessing.channels, *preprocessing.image_size],
+            },
+            "output": {"name": "logits", "kind": "logits", "classes": len(labels)},
+            **quantisation,
+            **results,
+            "files": files,
+        }
+        write_json(part / MANIFEST, manifest)
+        _replace(part, folder)
+    except OSError as error:
+        raise BundleError(f"cannot write the bundle: {error.strerror or error}", where=folder) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Bundle.load(folder)
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Rename ``part`` onto ``folder``; an older bundle steps aside first and goes last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was opened and whose files are whole.
+
+    Attributes:
+        path: Its folder.
+        manifest: All that is known of it, as plain values.
+        recipe: What was asked.
+        labels: Names of the classes, by index.
+        preprocessing: uint8 images -> the student's input.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    recipe: DistillRecipe
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @classmethod
+    def load(cls, path: Path | str) -> Bundle:
+        """Open a bundle and check every file against the manifest.
+
+        Raises:
+            BundleError: missing, foreign, of a newer format, damaged; names the file and the reason.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        for name, entry in manifest["files"].items():
+            _check_file(path, name, entry)
+        try:
+            return cls(
+                path,
+                manifest,
+                recipe_from_dict(manifest["recipe"], where=path / MANIFEST),
+                tuple(map(str, manifest["labels"])),
+                Preprocessing.from_dict(manifest["preprocessing"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"damaged manifest: {error!r}", where=path / MANIFEST) from error
+
+    @property
+    def task(self) -> str:
+        """The task, such as ``image-classification``."""
+        return str(self.manifest["task"])
+
+    @property
+    def model_name(self) -> str:
+        """The student's name."""
+        return str(self.manifest["model"])
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (self.preprocessing.channels, *self.preprocessing.image_size)
+
+    @property
+    def bundle_id(self) -> str:
+        """Hash over the recipe and every file: two bundles of one id are the same student."""
+        parts = [
+            self.manifest["recipe_sha256"],
+            *(e["sha256"] for _, e in sorted(self.manifest["files"].items())),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the student went through QAT."""
+        return INT8_STATE in self.manifest["files"]
+
+    def float_student(self) -> nn.Module:
+        """The float student in eval mode, on the CPU.
+
+        Raises:
+            BundleError: the weights do not fit the net of this kdedge or of the user's module.
+        """
+        from kdedge import models
+
+        net = models.build(self.recipe.student, models.STUDENTS, len(self.labels), self.input_shape)
+        try:
+            net.load_state_dict(self._tensors(FLOAT_WEIGHTS))
+        except RuntimeError as error:
+            raise BundleError(
+                f"the weights do not fit '{self.model_name}': {str(error).splitlines()[0]}", where=self.path
+            ) from error
+        return net.eval()
+
+    def qat_student(self, batch_size: int | None = None) -> GraphModule:
+        """The student with its fake-quantisation, as QAT left it.
+
+        Args:
+            batch_size: Fixed size of the batch dimension; None leaves it dynamic.
+
+        Raises:
+            BundleError: the bundle is float, or its quantised state does not fit this version of the libraries.
+        """
+        import torch
+
+        from kdedge import quantize
+
+        if not self.is_quantised:
+            raise BundleError(
+                "this bundle holds a float student",
+                where=self.path,
+                cure="Train it with qat.training.epochs above 0",
+            )
+        example = (torch.zeros(batch_size or 2, *self.input_shape),)
+        prepared = quantize.prepare_qat(self.float_student(), example, dynamic_batch=batch_size is None)
+        try:
+            quantize.load_quantised_state(prepared, self._tensors(INT8_STATE))
+        except KdedgeError as error:
+            was = self.manifest["versions"]
+            raise BundleError(
+                f"the quantised state does not fit: {error.what}",
+                where=self.path / INT8_STATE,
+                cure=f"Written with torch {was.get('torch')} and torchao {was.get('torchao')}: install those",
+            ) from error
+        return prepared
+
+    def int8_program(self, batch_size: int | None = None) -> GraphModule:
+        """The converted int8 program: images float32 [N, C, H, W] -> logits float32 [N, classes].
+
+        Args:
+            batch_size: Fixed size of the batch dimension; None leaves it dynamic.
+
+        Raises:
+            BundleError: as ``qat_student``.
+        """
+        from kdedge import quantize
+
+        return quantize.convert(self.qat_student(batch_size))
+
+    def _tensors(self, name: str) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path / name)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"cannot read the weights: {error}", where=self.path / name) from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        what = "a bundle is a folder, this is a file" if path.exists() else "no such bundle"
+        raise BundleError(what, where=path, cure="`kdedge distill` writes one to OUT/bundle")
+    try:
+        manifest = read_json(path / MANIFEST)
+    except KdedgeError as error:
+        raise BundleError(f"no readable manifest: {error.what}", where=path / MANIFEST) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError("not a kdedge bundle", where=path / MANIFEST)
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(
+            f"bundle of format version {version}, this kdedge reads up to {FORMAT_VERSION}",
+            where=path,
+            cure="Install the kdedge that wrote it, or a newer one",
+        )
+    if not isinstance(manifest.get("files"), dict) or FLOAT_WEIGHTS not in manifest["files"]:
+        raise BundleError("damaged manifest: it names no weights", where=path / MANIFEST)
+    return manifest
+
+
+def _check_file(path: Path, name: str, entry: Any) -> None:
+    if Path(name).name != name:
+        raise BundleError(f"the manifest names a file outside the bundle: {name!r}", where=path / MANIFEST)
+    file = path / name
+    if not file.is_file():
+        raise BundleError("a file of the bundle is missing", where=file)
+    size, wanted = file.stat().st_size, entry["size_bytes"]
+    if size != wanted:
+        kind = "truncated" if size < wanted else "of the wrong size"
+        raise BundleError(f"a file of the bundle is {kind}: {size} of {wanted} bytes", where=file)
+    if sha256_file(file) != entry["sha256"]:
+        raise BundleError("a file of the bundle is damaged: its SHA-256 is not the manifest's", where=file)

@@ -1,0 +1,183 @@
+"""kdedge bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from kdedge.cli import output
+from kdedge.cli.app import app
+from kdedge.cli.options import Json, Threads
+
+if TYPE_CHECKING:
+    from kdedge_agent.protocol import RunRecord
+
+
+@app.command(epilog="Example: kdedge bench runs/demo/student-int8.tflite --device pi --threads 4")
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="An .onnx or .tflite file, kdedge's or not; or a bundle, in torch.")],
+    device: Annotated[str, typer.Option("--device", help="A device's name, or 'local' for this machine.")] = "local",
+    threads: Threads = 1,
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--runtime", help="onnxruntime, ai-edge-litert or tflite-runtime; the first that is there."),
+    ] = None,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="At least so many timed inferences.")] = 1000,
+    min_duration_s: Annotated[
+        float, typer.Option("--min-duration", min=0.0, help="Go on timing for so many seconds.")
+    ] = 2.0,
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of a bundle's student in torch: float32 or int8.")
+    ] = "float32",
+    power: Annotated[bool, typer.Option("--power/--no-power", help="Measure power where a source is.")] = True,
+    accuracy_data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--accuracy-data", metavar="D", help="Score this data set with the device's own kernels."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of the accuracy data.")] = "test",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the records.")] = Path("runs/bench"),
+    accept_new_host_key: Annotated[
+        bool, typer.Option("--accept-new-host-key", help="Put the key of a host not known yet on record.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure an artifact here or on a device over SSH.
+
+    Latency with its intervals, memory by phase, power where a sensor is, accuracy on request; stores a record.
+    """
+    if artifact.is_dir():
+        record = _student(
+            artifact,
+            device,
+            precision,
+            threads=threads,
+            repetitions=repetitions,
+            min_duration_s=min_duration_s,
+            out=out,
+        )
+        _finish(record, out, as_json)
+        return
+    with output.libraries_on_stderr():
+        record = measure(
+            artifact, device=device, threads=threads, runtime=runtime, repetitions=repetitions,
+            min_duration_s=min_duration_s, power=power, accuracy_data=accuracy_data, split=split, out=out,
+            accept_new_host_key=accept_new_host_key,
+        )  # fmt: skip
+    _finish(record, out, as_json)
+
+
+def _finish(record: RunRecord, out: Path, as_json: bool) -> None:
+    if as_json:
+        output.document(record.to_dict())
+    else:
+        _show(record, out / f"{record.run_id}.json")
+
+
+def _student(path: Path, device: str, precision: str, *, threads: int, repetitions: int, **wishes: Any) -> RunRecord:
+    from kdedge.bundle import Bundle
+    from kdedge.errors import UserError
+    from kdedge_bench.torch_student import bench_student
+
+    if device != "local":
+        raise UserError(
+            "a bundle is measured in torch, on this machine only", where=path, cure="Export it, and bench the artifact"
+        )
+    out = wishes.pop("out")
+    return bench_student(Bundle.load(path), precision, threads=threads, repetitions=repetitions, out_dir=out, **wishes)
+
+
+def measure(
+    artifact: Path,
+    *,
+    device: str = "local",
+    accuracy_data: str | None = None,
+    split: str = "test",
+    out: Path,
+    **wishes: Any,
+) -> RunRecord:
+    """Measure an artifact with a live line on stderr; ``wishes`` are those of ``kdedge_bench.session.bench``.
+
+    Raises:
+        KdedgeError: unknown device, unreadable artifact, missing data, or a device that failed.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from kdedge_bench.devices import get_device
+    from kdedge_bench.session import Progress
+    from kdedge_bench.session import bench as run
+
+    where = get_device(device)
+    metadata = _metadata(artifact)
+    samples = None
+    if accuracy_data is not None:
+        from kdedge.cli.samples import for_artifact
+
+        found = for_artifact(metadata, artifact, accuracy_data, split)
+        samples = (found.data.images.numpy(), found.data.labels.numpy())
+    known = metadata or {}
+    info: dict[str, Any] = {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}
+    console = Console(stderr=True)
+    with console.status("connecting", spinner="line") as status:
+
+        def tell(progress: Progress) -> None:
+            share = "" if progress.done is None else f" {progress.done:4.0%}"
+            status.update(escape(f"{where.name}: {progress.text}{share}"))  # a device's words are no markup
+
+        return run(artifact, where, accuracy_data=samples, artifact_info=info, out_dir=out, progress=tell, **wishes)
+
+
+def _metadata(artifact: Path) -> dict[str, Any] | None:
+    """What kdedge wrote into the file; None where it is not kdedge's or cannot be opened on this machine.
+
+    The device decides whether it can be measured: the host may lack the runtime.
+    """
+    from kdedge.errors import ArtifactError
+    from kdedge_exporters.artifact import load_artifact
+
+    try:
+        return load_artifact(artifact).metadata
+    except ArtifactError:
+        return None
+
+
+def _show(record: RunRecord, path: Path) -> None:
+    latency = record.latency_s
+    intervals = latency.get("ci95") or {}
+
+    def quantile(name: str) -> str:
+        if latency.get(name) is None:
+            return f"{name} - ({record.unmeasured.get(f'latency_s.{name}', 'not measured')})"
+        ends = intervals.get(name)
+        spread = f" [{ends[0] * 1e3:.3f}, {ends[1] * 1e3:.3f}]" if ends else ""
+        return f"{name} {latency[name] * 1e3:.3f}{spread}"
+
+    def amount(value: float | None, key: str, scale: float, unit: str) -> str:
+        reason = record.unmeasured.get(key, "no reason given")
+        return f"not measured: {reason}" if value is None else f"{value * scale:.3f} {unit}"
+
+    runtime = " ".join(
+        str(record.runtime.get(key)) for key in ("name", "version", "provider") if record.runtime.get(key)
+    )
+    output.result(f"{record.device}: {record.artifact.get('path')}, {runtime}, {record.threads} thread(s)")
+    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, 95% intervals)")
+    output.result(
+        f"load         {amount(record.load_s, 'load_s', 1e3, 'ms')}, "
+        f"first inference {amount(record.first_inference_s, 'first_inference_s', 1e3, 'ms')}"
+    )
+    memory = record.memory_bytes
+    output.result(
+        f"memory       peak {amount(memory.get('peak'), 'memory_bytes.peak', 1e-6, 'MB')}, "
+        f"steady {amount(memory.get('steady'), 'memory_bytes.steady', 1e-6, 'MB')}"
+    )
+    output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}")
+    if record.energy_j_per_inference is not None:
+        output.result(f"energy       {record.energy_j_per_inference * 1e3:.4f} mJ per inference (gross)")
+    if record.accuracy is not None:
+        output.result(f"accuracy     {record.accuracy['accuracy']:.4f} (n={record.accuracy['n']})")
+    output.result(f"verdict      {record.verdict}")
+    for reason in record.verdict_reasons:
+        output.result(f"             {reason}")
+    output.result(f"record       {path}")

@@ -1,0 +1,31 @@
+"""The way in and the one place where errors become lines and exit codes.
+
+0 done; 1 a check failed (parity, accuracy); 2 the user's mistake; 3 the device or the wire failed; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kdedge.cli import commands, output
+from kdedge.errors import KdedgeError
+
+
+def main() -> None:
+    """Run the command line and exit with the contract's code."""
+    # Before torch is loaded: threads that wait must sleep. Spinning ones, OpenMP's default, ran two threads on a busy
+    # machine of two cores 13 times slower (benchmarks/busy_machine.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    as_json = "--json" in sys.argv[1:]
+    try:
+        commands.app()
+    except KdedgeError as error:
+        output.error(error, as_json=as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        output.line("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

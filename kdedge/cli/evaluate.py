@@ -1,0 +1,100 @@
+"""kdedge eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from kdedge.cli import output
+from kdedge.cli.app import app
+from kdedge.cli.options import Data, HostThreads, Json, use_threads
+
+if TYPE_CHECKING:
+    from kdedge.evaluation import Metrics
+
+
+@app.command("eval", epilog="Example: kdedge eval runs/demo/student-int8.tflite --data digits")
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A bundle's folder, or an .onnx or .tflite artifact.")],
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", help="Of a bundle's student: int8 or float32; int8 where it has one."),
+    ] = None,
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--runtime", help="Of an artifact: onnxruntime, ai-edge-litert or tflite-runtime."),
+    ] = None,
+    threads: HostThreads = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and macro F1 of a bundle or an artifact.
+
+    A bundle's student runs in torch, an artifact in its own runtime.
+    """
+    with output.libraries_on_stderr():
+        if target.is_dir():
+            use_threads(threads)
+            document = _bundle(target, data, split, precision)
+        else:
+            document = _artifact(target, data, split, runtime, threads or 1)
+    if as_json:
+        output.document(document)
+        return
+    metrics, engine = document["metrics"], document["runtime"]
+    output.result(
+        f"{target}: accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1_macro']:.4f} "
+        f"({document['precision']}, {engine['name']} {engine['version']}, "
+        f"{document['data']} {split}, n={document['n']})"
+    )
+
+
+def _bundle(path: Path, data: str | None, split: str, precision: str | None) -> dict[str, Any]:
+    import torch
+
+    from kdedge.bundle import Bundle
+    from kdedge.cli import samples
+    from kdedge.errors import UserError
+    from kdedge.evaluation import evaluate as run
+
+    bundle = Bundle.load(path)
+    chosen = precision or ("int8" if bundle.is_quantised else "float32")
+    if chosen not in ("int8", "float32"):
+        raise UserError(f"no precision '{chosen}'", where="--precision", cure="It is int8 or float32")
+    found = samples.for_bundle(bundle, data, split)
+    net = bundle.int8_program(None) if chosen == "int8" else bundle.float_student()
+    metrics = run(net, found.data, found.preprocessing)
+    engine = {"name": "torch", "version": torch.__version__}
+    return _document(path, metrics, engine, chosen, found)
+
+
+def _artifact(path: Path, data: str | None, split: str, runtime: str | None, threads: int) -> dict[str, Any]:
+    import torch
+
+    from kdedge.cli import samples
+    from kdedge.evaluation import evaluate as run
+    from kdedge_exporters.artifact import load_artifact
+
+    artifact = load_artifact(path, runtime, threads)
+    found = samples.for_artifact(artifact.metadata, path, data, split)
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(artifact.predict(images.contiguous().numpy()))
+
+    metrics = run(predict, found.data, found.preprocessing)
+    return _document(path, metrics, dict(artifact.runtime), artifact.precision, found)
+
+
+def _document(path: Path, metrics: Metrics, engine: dict[str, str], precision: str, found: Any) -> dict[str, Any]:
+    return {
+        "target": str(path),
+        "precision": precision,
+        "n": metrics.n,
+        "metrics": {"accuracy": metrics.accuracy, "f1_macro": metrics.f1_macro},
+        "runtime": {"name": engine["name"], "version": engine["version"]},
+        "data": found.source,
+        "split": found.split,
+    }

@@ -1,0 +1,109 @@
+"""kdedge export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from kdedge.cli import output
+from kdedge.cli.app import app
+from kdedge.cli.options import Data, HostThreads, Json, use_threads
+
+if TYPE_CHECKING:
+    from kdedge.bundle import Bundle
+    from kdedge_exporters import ExportResult
+
+
+@app.command(epilog="Example: kdedge export runs/demo/bundle --format tflite --out student.tflite")
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder, as `kdedge distill` wrote it.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx or tflite.")],
+    precision: Annotated[str, typer.Option("--precision", help="int8 or float32.")] = "int8",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", metavar="FILE", help="The artifact; student-PRECISION.FORMAT beside the bundle."),
+    ] = None,
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="Samples for parity: test or validation.")] = "test",
+    io: Annotated[str, typer.Option("--io", help="Of an int8 TFLite file's input and output: float32 or int8.")] = (
+        "float32"
+    ),
+    tolerance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--tolerance", help="Largest fall of accuracy, 0 to 1; the recipe's tolerance.int8_drop."),
+    ] = None,
+    agreement: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--agreement", help="Least share of equal arg-maxes, 0 to 1; the recipe's tolerance.agreement."),
+    ] = None,
+    threads: HostThreads = None,
+    as_json: Json = False,
+) -> None:
+    """Write an ONNX or TFLite artifact, checked for parity.
+
+    Leaves neither artifact nor parity record where the artifact departs from its student.
+    """
+    use_threads(threads)
+    from kdedge.bundle import Bundle as BundleType
+
+    with output.libraries_on_stderr():
+        result = export_with_parity(
+            BundleType.load(bundle), format_, precision=precision, out=out, data=data, split=split, io=io,
+            tolerance=tolerance, agreement=agreement,
+        )  # fmt: skip
+    if as_json:
+        output.document(result.to_dict())
+        return
+    show(result)
+
+
+def export_with_parity(
+    bundle: Bundle,
+    format_: str,
+    *,
+    precision: str = "int8",
+    out: Path | None = None,
+    data: str | None = None,
+    split: str = "test",
+    io: str = "float32",
+    tolerance: float | None = None,
+    agreement: float | None = None,
+) -> ExportResult:
+    """Export a bundle, compared on a whole split of its data.
+
+    Raises:
+        KdedgeError: unknown format, missing data, or an artifact that departs from its student.
+    """
+    from kdedge.cli import samples
+    from kdedge.errors import UserError
+    from kdedge_exporters import EXPORTERS, export as run  # isort: skip
+
+    if format_ not in EXPORTERS:
+        raise UserError(f"no format '{format_}'", where="--format", cure=f"It is one of {', '.join(EXPORTERS)}")
+    found = samples.for_bundle(bundle, data, split)
+    wanted = bundle.recipe.tolerance
+    return run(
+        bundle,
+        format_,
+        precision=precision,
+        out=out,
+        samples=(found.preprocessing.normalise(found.data.images), found.data.labels),
+        accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
+        min_agreement=wanted.agreement if agreement is None else agreement,
+        io=io,
+    )
+
+
+def show(result: ExportResult) -> None:
+    """The result in lines."""
+    output.result(f"{result.artifact}: {result.format} {result.precision}, {result.size_bytes / 1e6:.2f} MB")
+    if result.parity is not None:
+        p = result.parity.to_dict()
+        output.result(
+            f"parity: accuracy {p['accuracy_artifact']:.4f} (student in torch {p['accuracy_student']:.4f}), "
+            f"agreement {p['agreement']:.4f}, n={p['n']}"
+        )
+    for op in result.float_ops:
+        output.result(f"float op: {op['name']} ({op['op']}): {op['reason']}")

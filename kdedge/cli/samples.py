@@ -1,0 +1,78 @@
+"""The samples that eval, export and bench score on, found from what the bundle or the artifact says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdedge.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from kdedge.bundle import Bundle
+    from kdedge.image_sources import ImageSet
+    from kdedge.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A split with the preprocessing of the net that will see it.
+
+    Attributes:
+        data: uint8 images and labels in the net's order.
+        preprocessing: uint8 images -> the net's input.
+        source: Where the data came from.
+        split: Which part.
+    """
+
+    data: ImageSet
+    preprocessing: Preprocessing
+    source: str
+    split: str
+
+
+def for_bundle(bundle: Bundle, data: str | None, split: str) -> Samples:
+    """The split of the data that the bundle was trained on, or of ``data``.
+
+    Raises:
+        DataError: not there, or of other classes.
+    """
+    from kdedge.data import load_evaluation
+    from kdedge.errors import DataError
+
+    source = data or str(bundle.manifest["data"]["source"])
+    try:
+        chosen = load_evaluation(bundle.recipe.data, source, split, bundle.labels)
+    except DataError as error:
+        if data is not None:
+            raise
+        cure = f"The bundle was trained on '{source}': say where it is now with --data"
+        raise DataError(f"the bundle's data are not here: {error.what}", where=error.where, cure=cure) from error
+    return Samples(chosen, bundle.preprocessing, source, split)
+
+
+def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None, split: str) -> Samples:
+    """The split of ``data`` for an artifact, sized and split as its own metadata say.
+
+    Raises:
+        ArtifactError: the file is not kdedge's, so that nobody knows its preprocessing; or no data named.
+        DataError: the data are not there, or of other classes.
+    """
+    from kdedge.data import load_evaluation
+    from kdedge.preprocessing import Preprocessing
+    from kdedge.recipe import DataRecipe
+
+    if metadata is None:
+        raise ArtifactError("the file carries no kdedge metadata: its preprocessing and labels are unknown", where=path)
+    if data is None:
+        raise ArtifactError(
+            "an artifact does not say where its data are", where=path, cure="Name them with --data, e.g. --data digits"
+        )
+    preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+    recipe = DataRecipe(
+        name=data,
+        image_size=preprocessing.image_size[0],
+        channels=preprocessing.channels,
+        **metadata.get("splits", {}),
+    )
+    chosen = load_evaluation(recipe, data, split, metadata["labels"])
+    return Samples(chosen, preprocessing, data, split)

@@ -1,0 +1,340 @@
+"""kdedge distill: teacher → softened logits → float student → QAT → Bundle, top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from kdedge import models, quantize
+from kdedge.bundle import Bundle, library_versions, write_bundle
+from kdedge.data import DataSplits, load_data
+from kdedge.energy import EnergyMeter
+from kdedge.errors import ModelError
+from kdedge.evaluation import Metrics, evaluate
+from kdedge.files import atomic_path
+from kdedge.preprocessing import Preprocessing, measure_preprocessing
+from kdedge.progress import JsonLog, Progress, Silent
+from kdedge.recipe import DistillRecipe
+from kdedge.run_folder import RunFolder
+from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
+from kdedge.train import Setting, Stage, place, train
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a run left.
+
+    Attributes:
+        bundle: The opened bundle.
+        metrics: ``teacher``, ``student_float``, ``student_int8`` on the test split; None where there is none.
+        time_s: Seconds by stage, and ``total``.
+        energy_j: Joules by stage, and ``total``; None where unmeasured.
+        unmeasured: Why a figure is None.
+    """
+
+    bundle: Bundle
+    metrics: dict[str, Metrics | None]
+    time_s: dict[str, float]
+    energy_j: dict[str, float | None]
+    unmeasured: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "bundle": str(self.bundle.path),
+            "metrics": {name: None if m is None else m.to_dict() for name, m in self.metrics.items()},
+            "time_s": self.time_s,
+            "energy_j": self.energy_j,
+            "unmeasured": self.unmeasured,
+        }
+
+
+def distill(
+    recipe: DistillRecipe,
+    *,
+    out: Path,
+    data: str | None = None,
+    teacher: str | None = None,
+    student: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DistillResult:
+    """Train what the recipe says and write ``out/bundle``.
+
+    Args:
+        recipe: What to do.
+        out: Folder of the run: bundle, teacher, checkpoints, log.
+        data: Overrides the recipe's data set (``digits``, a folder, a Hub name).
+        teacher: Overrides the recipe's teacher, see ``teacher.find_teacher``.
+        student: Overrides the recipe's student: a name, or ``module:function``.
+        resume: Go on with the run in ``out``; with a finished one, give its results again.
+        overwrite: Start anew where ``out`` already holds a run.
+        progress: Shows the run; silent by default.
+
+    Returns:
+        The bundle and the figures on the test split.
+
+    Raises:
+        KdedgeError: bad recipe, data or teacher; a disk that is full. What was trained up to then is kept.
+        KeyboardInterrupt: the user stopped; ``resume`` goes on.
+    """
+    progress = progress or Silent()
+    if student is not None:
+        recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
+    splits = load_data(recipe.data, data)
+    preprocessing = measure_preprocessing(splits.train.images)
+    identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
+    run = RunFolder(out, identity, resume=resume, overwrite=overwrite)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    jsonl = JsonLog(out / "log.jsonl")
+    jsonl.write(
+        "start",
+        recipe=recipe.to_dict(),
+        data=describe_data(splits),
+        versions=library_versions(),
+        device=device,
+    )
+    progress.say(
+        f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
+        f"{len(splits.test)} test images of {len(splits.labels)} classes; {device}, {torch.get_num_threads()} threads"
+    )
+    setting = Setting(
+        splits.train, splits.validation, preprocessing, recipe.augment, recipe.seed, device, run.checkpoints,
+        jsonl, progress,
+    )  # fmt: skip
+    pipeline = _Pipeline(recipe, splits, preprocessing, run, setting, EnergyMeter())
+    teacher_net = pipeline.teacher(teacher)
+    student_net = pipeline.student(teacher_net)
+    prepared = pipeline.qat(student_net, teacher_net)
+    result = pipeline.bundle(student_net, prepared)
+    jsonl.write("done", **result.to_dict())
+    return result
+
+
+def describe_data(splits: DataSplits) -> dict[str, Any]:
+    """Source, fingerprint and counts, as the manifest keeps them."""
+    counts = {name: len(splits.split(name)) for name in ("train", "validation", "test")}
+    return {"source": splits.source, "fingerprint": splits.fingerprint, "counts": counts}
+
+
+@dataclass
+class _Pipeline:
+    """The stages of one run; each is skipped where it is finished."""
+
+    recipe: DistillRecipe
+    splits: DataSplits
+    preprocessing: Preprocessing
+    run: RunFolder
+    setting: Setting
+    meter: EnergyMeter
+
+    def teacher(self, spec: str | None) -> nn.Module | None:
+        """The teacher in eval mode, trained where it has to be; None where nothing follows one."""
+        recipe = self.recipe
+        guided = recipe.distillation.alpha > 0
+        if not guided:
+            return None
+        folder = self.run.folder / "teacher"
+        if self.run.finished("teacher") and (folder / WEIGHTS).exists():
+            return self._frozen(load_teacher(folder, self.splits).net)
+        torch.manual_seed(_seed(recipe.seed, "teacher init"))
+        found = find_teacher(spec, recipe, self.splits, self.preprocessing)
+        net = place(found.net, self.setting.device)
+        if found.to_train is None:
+            self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
+        else:
+            figures = self._train(net, Stage("teacher", found.to_train.training))
+            save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
+            self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
+        self._say("teacher", f"{found.name}: ")
+        return self._frozen(net)
+
+    def student(self, teacher: nn.Module | None) -> nn.Module:
+        """The converged float student."""
+        recipe = self.recipe
+        torch.manual_seed(_seed(recipe.seed, "student init"))
+        fresh = models.build(recipe.student, models.STUDENTS, len(self.splits.labels), self.splits.shape)
+        net = place(fresh, self.setting.device)
+        path = self.run.checkpoints / "student.safetensors"
+        if self.run.finished("student") and path.exists():
+            _load_tensors(net, path)
+            return net.eval()
+        stage = Stage(
+            "student",
+            recipe.student.training,
+            () if teacher is None else (teacher,),
+            recipe.distillation.temperature,
+            0.0 if teacher is None else recipe.distillation.alpha,
+            guide_precision=recipe.distillation.teacher_precision,
+            cached_views=recipe.distillation.cached_views,
+        )
+        figures = self._train(net, stage)
+        _save_tensors(net, path)
+        self.run.finish("student", **figures, **self._test(net))
+        self._say("student")
+        return net.eval()
+
+    def qat(self, student: nn.Module, teacher: nn.Module | None) -> GraphModule | None:
+        """The student after quantization-aware training; None where the recipe wants no QAT."""
+        recipe = self.recipe
+        if recipe.qat.training.epochs == 0:
+            return None
+        example = (torch.zeros(2, *self.splits.shape, device=self.setting.device),)
+        prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, dynamic_batch=True)
+        path = self.run.checkpoints / "qat.safetensors"
+        if self.run.finished("qat") and path.exists():
+            from safetensors.torch import load_file
+
+            quantize.load_quantised_state(prepared, load_file(path))
+            return prepared
+        guides = _guides(recipe.qat.teacher, student, teacher)
+        if not (self.run.checkpoints / "qat.pt").exists():
+            self._calibrate(prepared)
+        stage = Stage(
+            "qat",
+            recipe.qat.training,
+            guides,
+            recipe.distillation.temperature,
+            recipe.qat.alpha if guides else 0.0,
+            recipe.qat.observer_fraction,
+            guide_precision=recipe.distillation.teacher_precision,
+        )
+        figures = self._train(prepared, stage)
+        quantize.set_observers(prepared, False)
+        from safetensors.torch import save_file
+
+        with atomic_path(path) as temporary:
+            save_file(quantize.quantised_state(prepared), temporary)
+        self.run.finish("qat", **figures)
+        return prepared
+
+    def bundle(self, student: nn.Module, prepared: GraphModule | None) -> DistillResult:
+        """Score what was trained on the test split and write the bundle."""
+        finished = self.run.state["finished"]
+        if prepared is not None and "metrics" not in finished["qat"]:
+            program = quantize.convert(prepared)
+            self.run.finish("qat", **finished["qat"], **self._test(program))
+            self._say("qat", "int8: ")
+        names = {"teacher": "teacher", "student": "student_float", "qat": "student_int8"}
+        metrics = {new: Metrics(**finished[old]["metrics"]) if old in finished else None for old, new in names.items()}
+        figures = self._figures(finished)
+        bundle = write_bundle(
+            self.run.folder / "bundle",
+            recipe=self.recipe,
+            student=student.cpu(),
+            prepared=prepared,
+            labels=self.splits.labels,
+            preprocessing=self.preprocessing,
+            data=describe_data(self.splits),
+            results={
+                "metrics": {name: None if m is None else m.to_dict() for name, m in metrics.items()},
+                "teacher": finished.get("teacher", {}).get("name"),
+                **figures,
+            },
+        )
+        return DistillResult(bundle, metrics, figures["time_s"], figures["energy_j"], figures["unmeasured"])
+
+    def _figures(self, finished: dict[str, Any]) -> dict[str, Any]:
+        trained = {stage: f for stage, f in finished.items() if "time_s" in f}
+        time_s = {stage: float(f["time_s"]) for stage, f in trained.items()}
+        energy_j = {stage: f["energy_j"] for stage, f in trained.items()}
+        measured = [j for j in energy_j.values() if j is not None]
+        whole = len(measured) == len(energy_j) and bool(measured)
+        unmeasured = {f"energy_j.{stage}": f["energy_reason"] for stage, f in trained.items() if f["energy_j"] is None}
+        if not whole:
+            unmeasured["energy_j.total"] = next(iter(unmeasured.values()), "nothing was trained")
+        return {
+            "time_s": {**time_s, "total": sum(time_s.values())},
+            "energy_j": {**energy_j, "total": sum(measured) if whole else None},
+            "energy_sources": list(self.meter.sources),
+            "unmeasured": unmeasured,
+        }
+
+    def _train(self, net: nn.Module, stage: Stage) -> dict[str, Any]:
+        resumed = (self.setting.folder / f"{stage.name}.pt").exists()
+        torch.manual_seed(_seed(self.recipe.seed, stage.name))
+        self.meter.begin(stage.name)
+        elapsed_s = train(net, stage, self.setting)
+        energy = self.meter.end(stage.name)
+        if resumed and energy.energy_j is not None:
+            reason = "the stage was interrupted: joules before the interruption are not known"
+            return {"time_s": elapsed_s, "energy_j": None, "energy_reason": reason}
+        return {"time_s": elapsed_s, "energy_j": energy.energy_j, "energy_reason": energy.reason}
+
+    @torch.no_grad()
+    def _calibrate(self, prepared: GraphModule) -> None:
+        """Set the first ranges from training images, before the first step sees them."""
+        recipe, train_set = self.recipe, self.setting.train
+        batch = recipe.qat.training.batch_size
+        quantize.set_observers(prepared, True)
+        quantize.set_fake_quantize(prepared, False)
+        generator = torch.Generator().manual_seed(_seed(recipe.seed, "calibration"))
+        order = torch.randperm(len(train_set), generator=generator)[: batch * recipe.qat.calibration_batches]
+        images = (train_set.images[index].to(self.setting.device) for index in torch.split(order, batch))
+        quantize.calibrate(
+            prepared, ((self.preprocessing.normalise(x).contiguous(memory_format=torch.channels_last),) for x in images)
+        )
+        quantize.set_fake_quantize(prepared, True)
+
+    def _test(self, net: nn.Module | GraphModule) -> dict[str, Any]:
+        predict: Callable[..., Any] = net
+        metrics = evaluate(predict, self.splits.test, self.preprocessing, device=self.setting.device)
+        return {"metrics": metrics.to_dict()}
+
+    def _say(self, stage: str, prefix: str = "") -> None:
+        figures = self.run.state["finished"][stage]
+        metrics = figures["metrics"]
+        self.setting.log.write("stage", stage=stage, **figures)
+        self.setting.progress.say(
+            f"{stage:<8} {prefix}test accuracy {metrics['accuracy']:.4f}, "
+            f"F1 {metrics['f1_macro']:.4f} (n={metrics['n']})"
+        )
+
+    @staticmethod
+    def _frozen(net: nn.Module) -> nn.Module:
+        return net.eval().requires_grad_(False)
+
+
+def _guides(choice: str, student: nn.Module, teacher: nn.Module | None) -> tuple[nn.Module, ...]:
+    """Whom QAT follows; the float student stands in where there is no teacher."""
+    own = copy.deepcopy(student).eval().requires_grad_(False)
+    if choice == "none":
+        return ()
+    if choice == "student" or teacher is None:
+        return (own,)
+    return (teacher,) if choice == "teacher" else (teacher, own)
+
+
+def _seed(seed: int, word: str) -> int:
+    digest = hashlib.sha256(json.dumps([seed, word]).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _save_tensors(net: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
+
+
+def _load_tensors(net: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch each have kinds of their own
+        raise ModelError(f"damaged checkpoint: {str(error).splitlines()[0]}", where=path) from error
+
+
+__all__ = ["DistillResult", "describe_data", "distill"]

@@ -1,0 +1,59 @@
+"""Quantisation: from the converged float student to an integer program, with training in between.
+
+::
+
+    prepared = prepare_qat(student, (example,))     # batch norm folded, fake quantisation in place
+    ...                                             # train it like any module; then
+    set_observers(prepared, False)                  # freeze the ranges for the last epochs
+    program = convert(prepared)                     # int8 weights, the same scales bit for bit
+    float_ops(program), integer_macs_share(program) # what is not integer, and how much is
+
+The converted program feeds both exporters, so that every artifact carries the same scales.
+"""
+
+from __future__ import annotations
+
+import logging
+
+# torchao's import tries its CUDA kernels and warns for each that a CPU build of torch cannot load.
+_LOGGERS = [logging.getLogger("torchao"), logging.getLogger("torch.utils._pytree")]
+_LEVELS = [logger.level for logger in _LOGGERS]
+for _logger in _LOGGERS:
+    _logger.setLevel(logging.ERROR)
+try:
+    from kdedge.quantize.capture import capture, fold_batch_norm
+    from kdedge.quantize.fake_quantize import ActivationFakeQuantize, WeightFakeQuantize
+    from kdedge.quantize.inspect import FloatOp, float_ops, integer_macs_share
+    from kdedge.quantize.prepare import (
+        QParams,
+        calibrate,
+        convert,
+        load_quantised_state,
+        prepare_qat,
+        qparams,
+        quantised_state,
+        set_fake_quantize,
+        set_observers,
+    )
+finally:
+    for _logger, _level in zip(_LOGGERS, _LEVELS, strict=True):
+        _logger.setLevel(_level)
+
+__all__ = [
+    "ActivationFakeQuantize",
+    "FloatOp",
+    "QParams",
+    "WeightFakeQuantize",
+    "calibrate",
+    "capture",
+    "convert",
+    "float_ops",
+    "fold_batch_norm",
+    "integer_macs_share",
+    "load_quantised_state",
+    "prepare_qat",
+    "qparams",
+    "quantised_state",
+    "set_fake_quantize",
+    "set_observers",
+]

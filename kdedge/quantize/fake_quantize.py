@@ -1,0 +1,278 @@
+"""Fake-quantize modules: what the int8 arithmetic of the device does to a tensor, differentiable.
+
+Formula, forward: ``y = (clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale``;
+backward: the gradient passes where nothing was clamped (straight-through estimator, Bengio et al. 2013,
+arXiv:1308.3432; the scheme itself: Jacob et al. 2018, arXiv:1712.05877).
+
+torch's own modules are not used for two reasons, both measured: its fake-quantize kernel handles one
+element at a time on a CPU (five times slower than the vectorised passes here), and its fused kernel
+and its observers compute scales by different rules, so that a net trains with other scales than the
+converted program carries. Here training, conversion and the saved state share one pair of buffers,
+``scale`` and ``zero_point``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchao.quantization.pt2e import FakeQuantizeBase
+
+from kdedge.errors import ModelError
+
+ACTIVATION_QMIN, ACTIVATION_QMAX = -128, 127
+WEIGHT_QMAX = 127
+# The moving average forgets with this rate a batch, torch's default too.
+AVERAGING_CONSTANT = 0.01
+# Smallest scale; only there so that a tensor of zeros does not divide by zero.
+TINY_SCALE = 1e-12
+# A channel whose weights are all smaller than this share of the layer's largest is quantised as if it reached it.
+# Dead channels (folded batch norm leaves weights of 1e-20 beside ordinary biases) would otherwise ask for int32
+# biases far beyond int32; what such weights add is below one step of any activation.
+SMALLEST_CHANNEL = 2.0**-10
+
+
+class _RoundActivation(torch.autograd.Function):
+    """Quantize and dequantize by numbers; keeps nothing but ``x``, which other ops keep anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, qmin: int, qmax: int) -> Tensor:
+        """``x`` float of any shape; ``qmin`` and ``qmax`` relative to the zero point. Returns a tensor like ``x``."""
+        ctx.save_for_backward(x)
+        ctx.bounds = ((qmin - 0.5) * scale, (qmax + 0.5) * scale)
+        return (x * (1.0 / scale)).round_().clamp_(qmin, qmax).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient where nothing was clamped, zero elsewhere."""
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], x, *ctx.bounds), None, None, None
+
+
+class _RoundWeight(torch.autograd.Function):
+    """Quantize and dequantize by a scale that broadcasts against the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, qmax: int, clamps: bool) -> Tensor:
+        """``weight`` float; ``clamps`` is False where the scale was just taken from it. Returns a tensor like it."""
+        steps = weight * (1.0 / scale)
+        if not clamps:
+            return steps.round_().mul_(scale)
+        ctx.save_for_backward(steps)
+        ctx.bound = qmax + 0.5
+        return steps.round().clamp_(-qmax, qmax).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient where nothing was clamped, zero elsewhere."""
+        if not ctx.saved_tensors:
+            return grads[0], None, None, None
+        (steps,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], steps, -ctx.bound, ctx.bound), None, None, None
+
+
+class FakeQuantizer(FakeQuantizeBase):  # type: ignore[misc]
+    """What activation and weight quantisers share: switches, qparams, and what torchao's convert asks for.
+
+    ``observing`` and ``quantizing`` are plain attributes, not buffers: the training loop owns the phase
+    and sets it after loading a state; reading a buffer in every forward would also stall a GPU.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    dtype = torch.int8
+    is_dynamic = False
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # not FakeQuantizeBase's: its switches are buffers
+        self.observing = True
+        self.quantizing = True
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Let the ranges follow the data, or freeze them."""
+        self.observing = enabled
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Round to the grid, or pass the float values through."""
+        self.quantizing = enabled
+
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
+        """The scale (float32) and zero point (int32) in use: shape [1] or [channels]."""
+        return self.scale, self.zero_point
+
+    def extra_repr(self) -> str:
+        """What is in use, for ``print(model)``."""
+        switches = f"observing={self.observing}, quantizing={self.quantizing}"
+        return f"{switches}, qmin={self.quant_min}, qmax={self.quant_max}"
+
+
+class ActivationFakeQuantize(FakeQuantizer):
+    """Affine int8 over a whole tensor; the range is a moving average of the batches' minima and maxima.
+
+    The range always holds zero. It moves only while ``observing`` and in training mode, so that an evaluation
+    between two epochs never leaks into the ranges.
+
+    Args:
+        low: The tensor's values are known never to lie below (0 after a ReLU); None where nothing is known.
+        high: Likewise above (6 after a ReLU6). ``high`` also keeps ``255·scale`` at or below it, which
+            is what ONNX Runtime asks for before it drops the Clip.
+        fixed: (scale, zero point) prescribed by the runtimes' kernels; then nothing is observed.
+        members: How many tensors of one pass share this quantiser; the range covers all of them.
+    """
+
+    qscheme = torch.per_tensor_affine
+    quant_min, quant_max = ACTIVATION_QMIN, ACTIVATION_QMAX
+    ch_axis = -1
+
+    min_val: Tensor
+    max_val: Tensor
+
+    def __init__(
+        self,
+        low: float | None = None,
+        high: float | None = None,
+        fixed: tuple[float, int] | None = None,
+        members: int = 1,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        self.low, self.high, self.fixed = low, high, fixed is not None
+        scale, zero_point = fixed or (1.0, 0)
+        extremes = (self.quant_min - zero_point, self.quant_max - zero_point) if fixed else (math.inf, -math.inf)
+        self.register_buffer("min_val", torch.tensor(scale * extremes[0]))
+        self.register_buffer("max_val", torch.tensor(scale * extremes[1]))
+        self.register_buffer("scale", torch.full((1,), scale))
+        self.register_buffer("zero_point", torch.full((1,), zero_point, dtype=torch.int32))
+        self._numbers: tuple[float, int] | None = None
+        self._members = members
+        self._seen: list[tuple[Tensor, Tensor]] = []  # extremes of this pass, until every member was met
+        self._started = fixed is not None  # whether the range holds a whole pass
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether any data was seen (or a state loaded)."""
+        return bool(self.min_val <= self.max_val)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` of any shape; the same shape and dtype, on the int8 grid if ``quantizing``."""
+        if self.observing and self.training and not self.fixed:
+            self._observe(x.detach())
+        if not self.quantizing:
+            return x
+        if x.is_cuda or x.dtype != torch.float32:
+            # On a GPU reading the scale would stall the stream, and torch's kernel is fast there.
+            rounded = torch.fake_quantize_per_tensor_affine(
+                x.float(), self.scale, self.zero_point, self.quant_min, self.quant_max
+            )
+            return rounded.to(x.dtype)
+        scale, zero_point = self._numbers or self._read_numbers()
+        bounds = self.quant_min - zero_point, self.quant_max - zero_point
+        return cast(Tensor, _RoundActivation.apply(x, scale, *bounds))  # type: ignore[no-untyped-call]
+
+    def _read_numbers(self) -> tuple[float, int]:
+        self._numbers = (float(self.scale), int(self.zero_point))
+        return self._numbers
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        """Take in one tensor; the average moves once a pass, by the extremes over all members."""
+        self._seen.append(torch.aminmax(x))
+        complete = len(self._seen) == self._members
+        if self._started and not complete:
+            return
+        low = torch.stack([extremes[0] for extremes in self._seen]).min().float()
+        high = torch.stack([extremes[1] for extremes in self._seen]).max().float()
+        if self._started:
+            self.min_val.lerp_(low, AVERAGING_CONSTANT)
+            self.max_val.lerp_(high, AVERAGING_CONSTANT)
+        else:
+            self.min_val.copy_(low)
+            self.max_val.copy_(high)
+        self._update_qparams()
+        if complete:
+            self._started, self._seen = True, []
+
+    def _update_qparams(self) -> None:
+        """Scale and zero point from the running range; all on the tensor's device, without a stall."""
+        low = self.min_val.clamp(max=0.0)
+        high = self.max_val.clamp(min=0.0)
+        if self.low is not None:
+            low = low.clamp(min=min(self.low, 0.0))
+        if self.high is not None:
+            high = high.clamp(max=max(self.high, 0.0))
+        levels = self.quant_max - self.quant_min
+        scale = ((high - low) / levels).clamp(min=TINY_SCALE)
+        if self.high is not None and self.low == 0.0:
+            # The float32 quotient may round up by one unit: 255·scale must not exceed ``high``.
+            scale = torch.where(scale * levels > high, torch.nextafter(scale, torch.zeros_like(scale)), scale)
+        zero_point = (self.quant_min - torch.round(low / scale)).clamp(self.quant_min, self.quant_max)
+        self.scale.copy_(scale.reshape(1))
+        self.zero_point.copy_(zero_point.reshape(1).to(torch.int32))
+        self._numbers = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._numbers, self._seen, self._started = None, [], self.calibrated
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ActivationFakeQuantize:
+        self._numbers = None
+        super()._apply(fn, recurse)
+        return self
+
+
+class WeightFakeQuantize(FakeQuantizer):
+    """Symmetric int8 in [-127, 127], one scale for each output channel: ``max|w| / 127``.
+
+    While ``observing`` the scales follow the weights in every forward, in evaluation too: they depend on
+    nothing else. Frozen, they stay and large weights clamp.
+
+    Args:
+        channels: Length of the weight's output-channel axis.
+        ch_axis: That axis.
+    """
+
+    qscheme = torch.per_channel_symmetric
+    quant_min, quant_max = -WEIGHT_QMAX, WEIGHT_QMAX
+
+    def __init__(self, channels: int, ch_axis: int = 0, **_: Any) -> None:
+        super().__init__()
+        self.ch_axis = ch_axis
+        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32), persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``weight`` with ``channels`` along ``ch_axis``; the same shape, on the grid if ``quantizing``."""
+        if self.observing:
+            self.observe(weight)
+        if not self.quantizing:
+            return weight
+        shape = [1] * weight.ndim
+        shape[self.ch_axis] = -1
+        scale = self.scale.view(shape)
+        rounded = _RoundWeight.apply(weight, scale, self.quant_max, not self.observing)  # type: ignore[no-untyped-call]
+        return cast(Tensor, rounded)
+
+    @torch.no_grad()
+    def observe(self, weight: Tensor) -> None:
+        """Take the scales from the weights; see ``SMALLEST_CHANNEL`` for dead channels."""
+        axes = [axis for axis in range(weight.ndim) if axis != self.ch_axis]
+        values = weight.detach().float()
+        largest = torch.maximum(values.amax(dim=axes), -values.amin(dim=axes))
+        floor = (largest.max() * SMALLEST_CHANNEL).clamp(min=TINY_SCALE)
+        self.scale.copy_(torch.maximum(largest, floor) / self.quant_max)
+
+
+def require_calibrated(name: str, module: nn.Module) -> None:
+    """Refuse a quantiser that never saw data.
+
+    Raises:
+        ModelError: its range is unknown, so nothing can be converted.
+    """
+    if isinstance(module, ActivationFakeQuantize) and not module.calibrated:
+        raise ModelError(
+            "a quantised tensor never saw data, so its range is unknown",
+            where=name,
+            cure="Run at least one batch through the prepared model in training mode before converting it",
+        )

@@ -1,0 +1,262 @@
+"""Plot specifications (plain plotly JSON: data and layout) from rows and records; the page's script draws them.
+
+Colours are tokens (``@run-3``, ``@muted``) that the script resolves against the page's style sheet, so that light
+and dark are one specification. Every text goes through ``label``: plotly reads a subset of HTML in its texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdedge.reporting.cells import Cell
+from kdedge.reporting.drawing import (
+    Plot,
+    Spec,
+    base_layout,
+    colour,
+    dash,
+    envelope,
+    label,
+    logarithmic,
+    name,
+    points_a_run,
+    ranks,
+    short,
+    x_range,
+)
+from kdedge.reporting.rows import Row
+from kdedge.reporting.runs import Run
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
+_PHASES = ("start", "import", "load", "first", "steady", "peak")
+_MOST_TOLD = 10
+
+
+def tradeoff(rows: Sequence[Row], key: str, title: str, axis: str, students: Sequence[Row] = ()) -> Plot:
+    """Accuracy against another column (``p50`` or ``size``), with 95% intervals as bars."""
+    devices = sorted({row.device for row in rows})
+    points, absent = [], []
+    for index, row in enumerate([*rows, *students]):
+        x, y = row.cells[key], row.cells["accuracy"]
+        if x.value is not None and y.value is not None:
+            points.append((index, row, (x.value * x.unit.factor, y.value)))
+            continue
+        gap, what = (x, axis.split(" (", maxsplit=1)[0]) if x.value is None else (y, "accuracy")
+        absent.append(f"{name(row)} ({what}: {gap.reason})")
+    data = []
+    for (index, row, at), place in zip(points, _label_places([at for _, _, at in points]), strict=True):
+        trace = _point(row, at, row.cells[key], place)
+        if index < len(rows):
+            same = [str(i + 1) for i, _, other in points if other == at and i < len(rows)]
+            look = (", ".join(same), colour(index), _SYMBOLS[devices.index(row.device) % len(_SYMBOLS)])
+        else:
+            look = (row.label.split(maxsplit=1)[0], "@muted", "circle-open")
+        mark, token, symbol = look
+        trace["text"] = [label(mark)]
+        trace["marker"] = {"size": 10, "color": token, "symbol": symbol, "line": {"width": 1.5, "color": token}}
+        data.append(trace)
+    layout = base_layout(axis, "accuracy")
+    layout["yaxis"]["tickformat"] = ".3f"
+    x_range(layout["xaxis"], [x for _, _, (x, _) in points])
+    caption = ["Numbers are the runs of the key; bars are 95% intervals. Up and to the left is better."]
+    caption += [f"Not drawn: {text}." for text in absent]
+    told = [f"{name(row)}: accuracy {row.cells['accuracy'].text}, {row.cells[key].text}" for _, row, _ in points]
+    alt = f"Scatter plot of accuracy against {axis}, {len(points)} points. {'; '.join(told[:_MOST_TOLD])}"
+    return Plot(f"plot-accuracy-{key}", title, alt, tuple(caption), {"data": data, "layout": layout})
+
+
+def _point(row: Row, at: tuple[float, float], x: Cell, place: str) -> Spec:
+    y = row.cells["accuracy"]
+    text = f"{label(name(row))}<br>accuracy {y.text} ({label(y.detail)})<br>{x.text} ({label(x.detail)})"
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [at[0]],
+        "y": [at[1]],
+        "error_x": _bars(x),
+        "error_y": _bars(y),
+        "textposition": place,
+        "hovertext": [text],
+        "hoverinfo": "text",
+        "name": label(name(row)),
+        "cliponaxis": False,
+    }
+
+
+def _bars(cell: Cell) -> Spec:
+    if cell.interval is None or cell.value is None:
+        return {"visible": False}
+    low, high = cell.interval
+    factor = cell.unit.factor
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, high - cell.value) * factor],
+        "arrayminus": [max(0.0, cell.value - low) * factor],
+        "thickness": 1.2,
+        "width": 4,
+    }
+
+
+def _label_places(points: Sequence[tuple[float, float]]) -> list[str]:
+    """Left of a point that has a close neighbour on its right, else right: labels of neighbours stay apart."""
+    if not points:
+        return []
+    width = max(x for x, _ in points) or 1.0
+    height = (max(y for _, y in points) - min(y for _, y in points)) or 1.0
+    places = []
+    for x, y in points:
+        near = any(0 < (a - x) / width < 0.06 and abs(b - y) / height < 0.4 for a, b in points)
+        places.append("middle left" if near else "middle right")
+    return places
+
+
+def distribution(runs: Sequence[Run], rows: Sequence[Row]) -> Plot:
+    """The empirical distribution of every run's raw latencies."""
+    most = points_a_run(len(runs))
+    data, absent, thinned, every = [], [], 0, []
+    for index, (run, row) in enumerate(zip(runs, rows, strict=True)):
+        samples = sorted(run.record.latency_s.get("samples") or [])
+        if not samples:
+            absent.append(name(row))
+            continue
+        drawn = ranks(len(samples), most)
+        thinned += len(drawn) < len(samples)
+        every += [samples[0] * 1e3, samples[-1] * 1e3]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "line": {"shape": "hv", "width": 2, "color": colour(index), "dash": dash(index)},
+                "x": [short(samples[rank] * 1e3) for rank in drawn],
+                "y": [short((rank + 1) / len(samples)) for rank in drawn],
+                "name": label(name(row)),
+                "hovertemplate": f"run {index + 1}: %{{y:.1%}} took %{{x:.4g}} ms or less<extra></extra>",
+            }
+        )
+    layout = base_layout("latency of one inference (ms)", "share of inferences")
+    layout["yaxis"].update({"range": [0, 1.02], "tickformat": ".0%"})
+    layout["shapes"] = [_guide(share) for share in (0.5, 0.9, 0.99)]
+    x_range(layout["xaxis"], every)
+    layout["annotations"] = _line_numbers(runs, is_log=layout["xaxis"].get("type") == "log")
+    caption = ["Share of inferences that took no longer; dotted lines at 50, 90 and 99%. No value is left out."]
+    if thinned:
+        caption.append(f"Drawn at {most} evenly spaced ranks where a run has more values ({thinned} of {len(data)}).")
+    caption += [f"Not drawn: {text} (the record holds no raw values)." for text in absent]
+    alt = f"Cumulative distribution of latency, one line a run, {len(data)} runs. The table gives p50, p90 and p99."
+    return Plot("plot-latency", "Latency distribution", alt, tuple(caption), {"data": data, "layout": layout})
+
+
+def _line_numbers(runs: Sequence[Run], *, is_log: bool) -> list[Spec]:
+    """The number of each run beside its line, at staggered heights, so that colour is not the only key."""
+    if len(runs) > _MOST_TOLD:
+        return []
+    notes = []
+    for index, run in enumerate(runs):
+        samples = sorted(run.record.latency_s.get("samples") or [])
+        share = 0.2 + 0.6 * ((index * 3) % 8) / 7
+        if not samples or samples[0] <= 0:
+            continue
+        x = samples[int(share * (len(samples) - 1))] * 1e3
+        notes.append(
+            {
+                "x": short(math.log10(x) if is_log else x),
+                "y": short(share),
+                "text": str(index + 1),
+                "showarrow": False,
+                "xanchor": "left",
+                "xshift": 3,
+                "font": {"color": colour(index)},
+            }
+        )
+    return notes
+
+
+def over_time(run: Run, row: Row, index: int, most: int) -> Plot | None:
+    """Latency in the order of measurement, warm-up apart: what the verdict rests on. None without raw values."""
+    latency = run.record.latency_s
+    samples, warmup = latency.get("samples") or [], latency.get("warmup_samples") or []
+    if not samples:
+        return None
+    order, thinned = envelope(samples, most)
+    warm_order, warm_thinned = envelope(warmup, most // 4)
+    data = [
+        _strip([i - len(warmup) for i in warm_order], [warmup[i] for i in warm_order], "@muted", "warm-up"),
+        _strip(order, [samples[i] for i in order], colour(index), "timed"),
+    ]
+    layout = base_layout("inference (timed from 0; warm-up before)", "latency (ms)")
+    p50 = row.cells["p50"].value
+    if p50 is not None:
+        layout["shapes"] = [
+            {"type": "line", "x0": 0, "x1": len(samples), "y0": p50 * 1e3, "y1": p50 * 1e3, "line": _THIN}
+        ]
+    layout["height"] = 260
+    logarithmic(layout["yaxis"], [value * 1e3 for value in (min(samples), max(samples))])
+    caption = [f"{len(samples)} timed inferences in order, {len(warmup)} of warm-up before them (grey). Line: p50."]
+    if thinned or warm_thinned:
+        caption.append("Drawn: the least, the middle and the greatest value of equal blocks; no outlier is hidden.")
+    alt = f"Latency of each inference of {name(row)} in order of measurement; verdict: {row.verdict}."
+    data = [trace for trace in data if trace["x"]]
+    return Plot(f"plot-run-{index}", "Latency over time", alt, tuple(caption), {"data": data, "layout": layout})
+
+
+def memory(runs: Sequence[Run], rows: Sequence[Row]) -> Plot:
+    """Memory at each phase of a run."""
+    data, absent = [], []
+    for index, (run, row) in enumerate(zip(runs, rows, strict=True)):
+        found = phases(run.record.memory_bytes)
+        if not found:
+            absent.append(name(row))
+            continue
+        data.append(
+            {
+                "type": "bar",
+                "name": label(name(row)),
+                "x": list(found),
+                "y": [short(value / 1e6) for value in found.values()],
+                "marker": {"color": colour(index)},
+                "text": [str(index + 1)] * len(found),
+                "textposition": "inside",
+                "insidetextanchor": "start",
+                "textangle": 0,
+                "insidetextfont": {"color": "@surface"},
+                "hovertemplate": f"run {index + 1}, %{{x}}: %{{y:.4g}} MB<extra></extra>",
+            }
+        )
+    layout = base_layout("", "peak resident memory (MB)")
+    layout["xaxis"].update({"type": "category", "categoryorder": "array", "categoryarray": list(_PHASES)})
+    layout["yaxis"]["rangemode"] = "tozero"
+    layout["barmode"] = "group"
+    caption = ["Peak resident memory within each phase of a run's one process; peak is that of the whole run."]
+    caption += [f"Not drawn: {text} (memory was not measured; its details say why)." for text in absent]
+    alt = f"Bars of memory by phase ({', '.join(_PHASES)}), {len(data)} runs; the details of each run give the values."
+    return Plot("plot-memory", "Memory by phase", alt, tuple(caption), {"data": data, "layout": layout})
+
+
+def phases(memory_bytes: Mapping[str, Any]) -> dict[str, float]:
+    """Bytes by phase, in the order in which a run passes them; phases that were not measured are left out."""
+    inner = memory_bytes.get("phases")
+    found = {**(inner if isinstance(inner, Mapping) else {}), **memory_bytes}
+    numbers = {phase: found.get(phase) for phase in _PHASES}
+    return {phase: float(value) for phase, value in numbers.items() if isinstance(value, (int, float))}
+
+
+def _strip(order: Sequence[int], latencies_s: Sequence[float], token: str, title: str) -> Spec:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(order),
+        "y": [short(value * 1e3) for value in latencies_s],
+        "marker": {"size": 4, "color": token, "opacity": 0.7},
+        "name": title,
+        "hovertemplate": f"{title} %{{x}}: %{{y:.4g}} ms<extra></extra>",
+    }
+
+
+_THIN = {"width": 1, "color": "@text", "dash": "dot"}
+
+
+def _guide(share: float) -> Spec:
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": share, "y1": share, "line": _THIN}

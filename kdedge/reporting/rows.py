@@ -1,0 +1,312 @@
+"""Runs -> rows: one row a run (or a trained student), the same for the terminal, the page and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from kdedge.bundle import FLOAT_WEIGHTS, INT8_STATE
+from kdedge.reporting.cells import (
+    MEGABYTES,
+    MILLIJOULES,
+    MILLISECONDS,
+    PROPORTION,
+    WATTS,
+    Cell,
+    Unit,
+    missing,
+    proportion,
+    recorded,
+    single,
+)
+from kdedge.reporting.check import is_number
+from kdedge.reporting.runs import Run, Runs, Trained
+from kdedge.reporting.text import plain
+from kdedge_agent.protocol import RunRecord
+
+HOST_NOTE = "measured on the host at export, not on the device"
+_ONE_PROCESS = "one process: no spread"
+_EXACT = "exact"
+_LABELS = {"student_float": "float student", "student_int8": "int8 student", "teacher": "teacher"}
+_WEIGHTS = {"student_float": FLOAT_WEIGHTS, "student_int8": INT8_STATE}
+_F1_KIND = "no interval for F1"
+_NOT_BENCHED = "not benched in torch; `kdedge bench BUNDLE` measures it"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures: key of the cell, heading, the terminal's shorter one, unit."""
+
+    key: str
+    title: str
+    short: str
+    unit: Unit
+
+
+COLUMNS = (
+    Column("accuracy", "Accuracy", "Accuracy", PROPORTION),
+    Column("size", "Size", "Size", MEGABYTES),
+    Column("p50", "Latency p50", "p50", MILLISECONDS),
+    Column("p90", "Latency p90", "p90", MILLISECONDS),
+    Column("p99", "Latency p99", "p99", MILLISECONDS),
+    Column("peak", "Peak memory", "Peak", MEGABYTES),
+    Column("energy", "Energy per inference", "Energy", MILLIJOULES),
+)
+DETAIL_COLUMNS = (
+    Column("f1_macro", "F1 (macro)", "F1", PROPORTION),
+    Column("load", "Load time", "Load", MILLISECONDS),
+    Column("first", "First inference", "First", MILLISECONDS),
+    Column("steady", "Steady memory", "Steady", MEGABYTES),
+    Column("power", "Power under load", "Power", WATTS),
+    Column("net_energy", "Energy net of idle", "Net", MILLIJOULES),
+)
+SUMMARY_COLUMNS = tuple(column for column in COLUMNS if column.key != "p99")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, or one student of a bundle, with its figures by column key.
+
+    Attributes:
+        key: Unique within the report: the run id, or the bundle's name and the student.
+        label: File name of the artifact, or the student's role.
+        format: ``onnx``, ``tflite`` or ``torch``.
+        precision: ``int8`` or ``float32``; empty where the record does not say.
+        device: Name of the device; empty for a student that was not benched.
+        runtime: Name, version and provider or delegate.
+        threads: Intra-op threads; None for a student that was not benched.
+        verdict: Of the run; empty for a student.
+        verdict_reasons: In plain words.
+        cells: Figures by column key.
+    """
+
+    key: str
+    label: str
+    format: str
+    precision: str
+    device: str
+    runtime: str
+    threads: int | None
+    verdict: str
+    verdict_reasons: tuple[str, ...]
+    cells: Mapping[str, Cell] = field(repr=False)
+
+
+def table(runs: Runs) -> tuple[Row, ...]:
+    """One row a run, in the order of ``runs``, with every column of ``COLUMNS`` and ``DETAIL_COLUMNS``."""
+    return tuple(_run_row(run) for run in runs.runs)
+
+
+def summary_rows(runs: Runs) -> tuple[Row, ...]:
+    """The students in torch (float, int8), then every artifact: what the demo prints at its end.
+
+    A student that was benched in torch has its run's row; one that was not has its manifest's.
+    """
+    benched = {run.record.artifact_sha256 for run in runs.runs if run.record.artifact.get("format") == "torch"}
+    students: list[Row] = []
+    for trained in runs.trained:
+        files = _part(trained.manifest, "files")
+        roles = [role for role, name in _WEIGHTS.items() if _part(files, name).get("sha256") not in benched]
+        students += student_rows(trained, roles)
+    rows = [*students, *table(runs)]
+    # Among the students the float one first, as it came first.
+    return tuple(
+        sorted(rows, key=lambda row: (row.format != "torch", row.format == "torch" and row.precision == "int8"))
+    )
+
+
+def student_rows(trained: Trained, roles: Sequence[str] = ("student_float", "student_int8")) -> tuple[Row, ...]:
+    """Rows of a bundle's networks in torch: accuracy from its manifest; what was not measured says why."""
+    rows = []
+    for role in roles:
+        metrics = _part(trained.manifest, "metrics").get(role)
+        facts = metrics if isinstance(metrics, Mapping) else {}
+        reason = f"the bundle's manifest has no metrics of {role}"
+        n = facts.get("n")
+        cells = {
+            "accuracy": proportion(facts.get("accuracy"), n, reason),
+            "f1_macro": _f1(facts.get("f1_macro"), n, reason),
+            "size": _student_size(trained, role),
+        }
+        for column in (*COLUMNS, *DETAIL_COLUMNS):
+            cells.setdefault(column.key, missing(column.unit, _NOT_BENCHED))
+        rows.append(_student_row(trained, role, cells))
+    return tuple(rows)
+
+
+def _student_size(trained: Trained, role: str) -> Cell:
+    """Of the weights as the bundle stores them."""
+    name = _WEIGHTS.get(role)
+    if name is None:
+        return missing(MEGABYTES, "the bundle does not hold the teacher's weights")
+    entry = _part(_part(trained.manifest, "files"), name)
+    reason = f"the manifest does not list {name}"
+    return single(entry.get("size_bytes"), MEGABYTES, reason, why=f"exact ({name})")
+
+
+def _student_row(trained: Trained, role: str, cells: Mapping[str, Cell]) -> Row:
+    version = _part(trained.manifest, "versions").get("torch")
+    return Row(
+        key=f"{trained.path}:{role}",
+        label=_LABELS.get(role, role),
+        format="torch",
+        precision="int8" if role == "student_int8" else "float32",
+        device="",
+        runtime=plain(f"torch {version}" if version else "torch"),
+        threads=None,
+        verdict="",
+        verdict_reasons=(),
+        cells=cells,
+    )
+
+
+def _run_row(run: Run) -> Row:
+    record = run.record
+    runtime = record.runtime
+    engine = [str(runtime[key]) for key in ("name", "version") if runtime.get(key)]
+    provider = next((runtime[key] for key in ("provider", "delegate") if runtime.get(key)), None)
+    return Row(
+        key=record.run_id,
+        label=_LABELS.get(str(record.artifact.get("role"))) or plain(_file_name(record)),
+        format=plain(record.artifact.get("format") or record.request.get("format") or ""),
+        precision=plain(record.artifact.get("precision") or ""),
+        device=plain(record.device),
+        runtime=plain(" ".join(engine) + (f" ({provider})" if provider else "")),
+        threads=record.threads,
+        verdict=record.verdict,
+        verdict_reasons=tuple(plain(reason) for reason in record.verdict_reasons),
+        cells=_run_cells(run),
+    )
+
+
+def _file_name(record: RunRecord) -> str:
+    return PurePosixPath(str(record.artifact.get("path") or record.artifact_sha256[:12])).name
+
+
+def _run_cells(run: Run) -> dict[str, Cell]:
+    record = run.record
+    latency, memory, why = record.latency_s, record.memory_bytes, partial(_reason, run)
+    intervals = latency.get("ci95") or {}
+    cells = {
+        key: recorded(
+            latency.get(key),
+            MILLISECONDS,
+            latency.get("n"),
+            intervals.get(key),
+            why(f"latency_s.{key}", "latency_s"),
+            no_interval=why(f"latency_s.ci95.{key}"),
+        )
+        for key in ("p50", "p90", "p99")
+    }
+    cells["accuracy"], cells["f1_macro"] = _accuracy(run)
+    cells["size"] = single(record.artifact.get("size_bytes"), MEGABYTES, why("artifact.size_bytes"), why=_EXACT)
+    cells["load"] = single(record.load_s, MILLISECONDS, why("load_s"), why=_ONE_PROCESS)
+    cells["first"] = single(record.first_inference_s, MILLISECONDS, why("first_inference_s"), why=_ONE_PROCESS)
+    for key in ("peak", "steady"):
+        reason = why(f"memory_bytes.{key}", "memory_bytes")
+        cells[key] = single(memory.get(key), MEGABYTES, reason, why=_ONE_PROCESS)
+    return cells | _power(run)
+
+
+def _accuracy(run: Run) -> tuple[Cell, Cell]:
+    """Accuracy and F1 on the device; else accuracy from the parity record, said to be the host's."""
+    record, why = run.record, partial(_reason, run)
+    found = record.accuracy or {}
+    reason = why("accuracy.f1_macro", "f1_macro", "accuracy")
+    if is_number(found.get("accuracy")):
+        n = found.get("n")
+        return proportion(found["accuracy"], n, None), _f1(found.get("f1_macro"), n, reason)
+    if run.parity is not None:
+        parity = run.parity.document["parity"]
+        return (
+            proportion(parity.get("accuracy_artifact"), parity.get("n"), "not in the parity record", note=HOST_NOTE),
+            missing(PROPORTION, "the parity record holds no F1"),
+        )
+    given = why("accuracy")
+    absent = "no accuracy in the record and no parity record of this artifact beside it"
+    return missing(PROPORTION, f"{given}; {absent}" if given else absent), missing(PROPORTION, reason or absent)
+
+
+def _f1(value: object, n: object, reason: str | None) -> Cell:
+    """F1 is no mean over samples: it has an n, and no interval that n alone could give."""
+    if not is_number(value):
+        return missing(PROPORTION, reason)
+    count = int(n) if is_number(n) else None
+    return Cell(float(value), PROPORTION, count, interval_kind=_F1_KIND)
+
+
+def _power(run: Run) -> dict[str, Cell]:
+    """Watts under load and joules per inference; n counts the sensor's readings under load."""
+    record = run.record
+    power = record.power or {}
+    inside = _part(power, "reasons")
+    notes = [f"source: {plain(power['source'])}"] if power.get("source") else []
+    if is_number(power.get("inferences")) and is_number(power.get("window_s")):
+        notes.append(f"{power['inferences']} inferences in {power['window_s']:.3g} s")
+    figures = {
+        "power": (record.power_w, WATTS, "power_w", "load_w"),
+        "energy": (record.energy_j_per_inference, MILLIJOULES, "energy_j_per_inference", "gross_j_per_inference"),
+        "net_energy": (power.get("net_j_per_inference"), MILLIJOULES, "net_j_per_inference", "net_j_per_inference"),
+    }
+    cells = {}
+    for key, (value, unit, name, inner) in figures.items():
+        given = _reason(run, name, f"power.{inner}", "energy_j_per_inference", "power_w", "power")
+        reason = plain(inside[inner]) if inside.get(inner) else given
+        cell = recorded(value, unit, _readings(power), power.get(f"{inner}_ci95"), reason)
+        error = power.get("net_error_j_per_inference")
+        extra = [f"idle drift alone: ±{unit.text(float(error))}"] if key == "net_energy" and is_number(error) else []
+        cells[key] = replace(cell, note=" · ".join(notes + extra) or None)
+    return cells
+
+
+def _readings(power: Mapping[str, Any]) -> int | None:
+    """How many of the sensor's readings lie in the window under load; all of them where they bear no time."""
+    samples = power.get("samples")
+    if not isinstance(samples, list):
+        return None
+    timed = [sample[0] for sample in samples if isinstance(sample, list) and sample and is_number(sample[0])]
+    window_s = power.get("window_s")
+    return sum(0 <= at_s <= window_s for at_s in timed) if timed and is_number(window_s) else len(samples)
+
+
+def _reason(run: Run, *keys: str) -> str | None:
+    """The first reason that the record gives under one of some keys, or None."""
+    for key in keys:
+        if run.record.unmeasured.get(key):
+            return plain(run.record.unmeasured[key])
+    return None
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = document.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def rows_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as plain values: SI units; null where unmeasured, the reason beside it."""
+    return [
+        {
+            "key": row.key,
+            "label": row.label,
+            "format": row.format,
+            "precision": row.precision,
+            "device": row.device or None,
+            "runtime": row.runtime,
+            "threads": row.threads,
+            "verdict": row.verdict or None,
+            "figures": {
+                key: {
+                    "value": cell.value,
+                    "n": cell.n,
+                    "ci95": None if cell.interval is None else list(cell.interval),
+                    "reason": cell.reason,
+                    "note": cell.note,
+                }
+                for key, cell in row.cells.items()
+            },
+        }
+        for row in rows
+    ]

@@ -1,0 +1,267 @@
+"""Where a teacher comes from: trained by the recipe, a checkpoint, torchvision's weights, or the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdedge import models
+from kdedge.data import DataSplits
+from kdedge.errors import KdedgeError, ModelError
+from kdedge.files import atomic_path, read_json, write_json
+from kdedge.preprocessing import Preprocessing
+from kdedge.recipe import DistillRecipe, ModelRecipe
+from kdedge.recipe_file import recipe_from_dict
+
+WEIGHTS = "teacher.safetensors"
+CARD = "teacher.json"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A net in the role of the teacher.
+
+    Attributes:
+        net: Normalised images float32 [N, C, H, W] -> logits [N, classes].
+        name: What it is, for the log and the manifest.
+        to_train: How the run has to train it; None for one that comes with weights.
+    """
+
+    net: nn.Module
+    name: str
+    to_train: ModelRecipe | None = None
+
+
+def find_teacher(spec: str | None, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> Teacher:
+    """The teacher that ``--teacher`` names, or the recipe's own.
+
+    Args:
+        spec: A name of ``models.TEACHERS`` (trained here), ``NAME:WEIGHTS`` of torchvision (downloaded), a
+            teacher folder or ``.safetensors`` that kdedge wrote, a ``.pt``/``.pth`` state dict of the recipe's
+            teacher, a Hugging Face model (folder or Hub name), or None.
+        recipe: Of the run; its teacher is the default.
+        splits: The data, whose classes and image shape the teacher must fit.
+        preprocessing: What the student's input went through; a teacher with another one is put behind its own.
+
+    Raises:
+        ModelError: unknown, unreadable, or of another number of classes than the data.
+    """
+    classes, shape = len(splits.labels), splits.shape
+    if spec is None or spec in models.TEACHERS:
+        own = recipe.teacher if spec is None else dataclasses.replace(recipe.teacher, model=spec)
+        return Teacher(models.build(own, models.TEACHERS, classes, shape), own.model, own)
+    path = Path(spec).expanduser()
+    if path.is_dir() and (path / CARD).is_file():
+        return load_teacher(path, splits)
+    if path.name == WEIGHTS and path.is_file():
+        return load_teacher(path.parent, splits)
+    if path.is_file():
+        return _state_dict(path, recipe.teacher, splits)
+    if ":" in spec and "/" not in spec:
+        return _torchvision(spec, splits)
+    if path.is_dir() or (spec.count("/") == 1 and not spec.startswith((".", "/", "~"))):
+        return _hugging_face(spec, splits, preprocessing)
+    raise ModelError(
+        f"no teacher '{spec}'",
+        cure=f"Give a checkpoint, a folder, a Hub name, NAME:WEIGHTS of torchvision, or one of "
+        f"{', '.join(models.TEACHERS)}",
+    )
+
+
+def save_teacher(
+    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
+    from safetensors.torch import save_file
+
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
+    card = {
+        "format_version": 1,
+        "model": dataclasses.asdict(recipe),
+        "labels": list(splits.labels),
+        "shape": list(splits.shape),
+        "preprocessing": preprocessing.to_dict(),
+    }
+    write_json(folder / CARD, card)
+
+
+def load_teacher(folder: Path, splits: DataSplits) -> Teacher:
+    """A teacher that kdedge wrote, put behind its own preprocessing where that differs.
+
+    Raises:
+        ModelError: damaged, or its classes or image size are not the data's.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        card = read_json(folder / CARD)
+        labels, shape = tuple(card["labels"]), tuple(card["shape"])
+        recipe = _model_recipe(card["model"])
+        tensors = load_file(folder / WEIGHTS)
+    except KdedgeError as error:
+        raise ModelError(f"cannot read the teacher: {error.what}", where=folder) from error
+    except Exception as error:  # safetensors has its own kinds for a cut file
+        raise ModelError(f"cannot read the teacher: {error}", where=folder) from error
+    if len(labels) != len(splits.labels):
+        raise ModelError(
+            f"the teacher has {len(labels)} classes, the data has {len(splits.labels)}",
+            where=folder,
+            cure="Give a teacher trained for these classes, or leave --teacher out to train one",
+        )
+    if set(labels) != set(splits.labels):
+        odd = sorted(set(labels) ^ set(splits.labels))
+        raise ModelError(f"the teacher's classes are not the data's: {', '.join(odd[:6])}", where=folder)
+    if shape != splits.shape:
+        raise ModelError(f"the teacher wants images of {shape}, the recipe gives {splits.shape}", where=folder)
+    net = models.build(recipe, models.TEACHERS, len(labels), splits.shape)
+    _load(net, tensors, folder)
+    wrapped = _Adapted(net, None, None, _order(labels, splits.labels)) if labels != splits.labels else net
+    return Teacher(wrapped, recipe.model)
+
+
+def _model_recipe(values: dict[str, Any]) -> ModelRecipe:
+    """A ModelRecipe from a card's plain values, with the recipe reader's checks."""
+    blank = {"name": "card", "description": "", "data": {"name": "-"}, "qat": {"training": {"epochs": 0}}}
+    return recipe_from_dict({**blank, "teacher": values, "student": values}).teacher
+
+
+def _load(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        detail = lines[1].strip() if len(lines) > 1 else lines[0]
+        raise ModelError(f"the weights do not fit the teacher's net: {detail}", where=where) from error
+
+
+def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits) -> Teacher:
+    """A plain state dict of the recipe's teacher; read without running any code in it."""
+    tensors: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each have kinds of their own
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot read the checkpoint: {line}", where=path) from error
+    for key in ("state_dict", "model", "net"):
+        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
+            tensors = tensors[key]
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise ModelError("not a state dict of tensors", where=path)
+    heads = [v for k, v in tensors.items() if k.endswith("weight") and v.ndim == 2]
+    if heads and heads[-1].shape[0] != len(splits.labels):
+        raise ModelError(f"the teacher has {heads[-1].shape[0]} classes, the data has {len(splits.labels)}", where=path)
+    net = models.build(recipe, models.TEACHERS, len(splits.labels), splits.shape)
+    _load(net, tensors, path)
+    return Teacher(net, f"{recipe.model} ({path.name})")
+
+
+def _torchvision(spec: str, splits: DataSplits) -> Teacher:
+    """``resnet50:IMAGENET1K_V2``: torchvision's weights, downloaded by torchvision."""
+    from torchvision import models as tv
+
+    name, _, weights_name = spec.partition(":")
+    try:
+        weights = tv.get_model_weights(name)[weights_name]
+        net = tv.get_model(name, weights=weights)
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"torchvision knows no '{spec}': {error}") from error
+    except OSError as error:
+        raise ModelError(f"cannot download '{spec}': {error}", cure="Bring the file along as --teacher FILE") from error
+    models.check_output(net, spec, len(splits.labels), splits.shape)
+    return Teacher(net, spec)
+
+
+def _hugging_face(spec: str, splits: DataSplits, preprocessing: Preprocessing) -> Teacher:
+    """An image classifier of the Hub or of a folder in Hub layout, behind its own preprocessing."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    import kdedge.torchvision_compat  # noqa: F401
+
+    try:
+        hub = AutoModelForImageClassification.from_pretrained(spec, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot load the teacher: {line}", where=spec) from error
+    names = tuple(hub.config.id2label[i] for i in range(hub.config.num_labels))
+    if len(names) != len(splits.labels):
+        raise ModelError(
+            f"the teacher has {len(names)} classes, the data has {len(splits.labels)}",
+            where=spec,
+            cure="Give a teacher trained for these classes, or leave --teacher out to train one",
+        )
+    theirs = None
+    try:
+        theirs = _processor(AutoImageProcessor.from_pretrained(spec))  # type: ignore[no-untyped-call]
+    except (OSError, ValueError):
+        theirs = None  # no preprocessor beside the weights: it was trained on what it gets
+    order = _order(names, splits.labels) if set(names) == set(splits.labels) else None
+    net = _Adapted(_HubLogits(hub), preprocessing, theirs, order)
+    models.check_output(net, spec, len(splits.labels), splits.shape)
+    return Teacher(net, spec)
+
+
+def _processor(processor: Any) -> Preprocessing:
+    size = processor.size
+    side = size.get("shortest_edge")
+    height, width = (side, side) if side else (size["height"], size["width"])
+    return Preprocessing(
+        (height, width), len(processor.image_mean), tuple(processor.image_mean), tuple(processor.image_std)
+    )
+
+
+def _order(theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int]:
+    """Where each of our classes stands among theirs."""
+    return [theirs.index(name) for name in ours]
+
+
+class _HubLogits(nn.Module):
+    """A transformers model as images -> logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.model(pixel_values=images).logits)
+
+
+class _Adapted(nn.Module):
+    """A net behind its own normalisation and size, its logits in the order of our classes."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        ours: Preprocessing | None,
+        theirs: Preprocessing | None,
+        order: list[int] | None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.size = theirs.image_size if theirs is not None else None
+        scale = torch.ones(1)
+        shift = torch.zeros(1)
+        if ours is not None and theirs is not None:
+            scale = torch.tensor(ours.std) / torch.tensor(theirs.std)
+            shift = (torch.tensor(ours.mean) - torch.tensor(theirs.mean)) / torch.tensor(theirs.std)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+        self.register_buffer("order", None if order is None else torch.tensor(order))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
+        if self.size is not None and tuple(x.shape[-2:]) != self.size:
+            x = functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        logits = cast(Tensor, self.net(x))
+        return logits if self.order is None else logits[:, cast(Tensor, self.order)]

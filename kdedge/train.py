@@ -1,0 +1,373 @@
+"""The training loop, top to bottom: one function serves the teacher, the float student and QAT."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+
+from kdedge import quantize
+from kdedge.augment import epoch_order, epoch_views
+from kdedge.checkpoint import load_checkpoint, save_checkpoint, stoppable
+from kdedge.errors import CheckError
+from kdedge.evaluation import evaluate
+from kdedge.image_sources import ImageSet
+from kdedge.losses import distillation_loss
+from kdedge.preprocessing import Preprocessing
+from kdedge.progress import JsonLog, Progress
+from kdedge.recipe import AugmentRecipe, Precision, TrainingRecipe
+from kdedge.teacher_cache import TeacherCache
+
+CHECKPOINT_PERIOD_S = 60.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of the loop.
+
+    Attributes:
+        name: ``teacher``, ``student`` or ``qat``; seeds and files are named by it.
+        training: Its hyper-parameters.
+        guides: Nets in eval mode whose mean logits are followed; none for plain cross-entropy.
+        temperature: Of the softened logits.
+        alpha: Weight of the guides.
+        observer_fraction: For QAT: share of the steps after which the activation ranges are frozen; else None.
+        guide_precision: Autocast of the guides' forward pass.
+        cached_views: Views a sample that are cycled over the epochs, their guide logits replayed; 0 for none.
+    """
+
+    name: str
+    training: TrainingRecipe
+    guides: Sequence[nn.Module] = ()
+    temperature: float = 1.0
+    alpha: float = 0.0
+    observer_fraction: float | None = None
+    guide_precision: Precision = "auto"
+    cached_views: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages of a run share.
+
+    Attributes:
+        train: Training images.
+        validation: Images for the figure after each epoch.
+        preprocessing: uint8 images -> the nets' input.
+        augment: Random changes of the training images.
+        seed: Of order and views.
+        device: ``cpu`` or ``cuda``.
+        folder: Where checkpoints go.
+        log: JSON lines.
+        progress: The live line.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    preprocessing: Preprocessing
+    augment: AugmentRecipe
+    seed: int
+    device: str
+    folder: Path
+    log: JsonLog
+    progress: Progress
+
+
+@dataclass
+class _Position:
+    """Where the loop is; kept in the checkpoint."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+
+
+def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
+    """Train ``net`` in place, from the stage's checkpoint where there is one.
+
+    The result depends on recipe, data and seed alone: order and views of an epoch come from counters, so that an
+    interrupted run that goes on equals one that was never interrupted (bit for bit on the CPU).
+
+    Args:
+        net: On ``setting.device``; in QAT a prepared graph.
+        stage: What to do.
+        setting: With what.
+
+    Returns:
+        Seconds spent in this stage, interrupted parts included.
+
+    Raises:
+        KeyboardInterrupt: the user stopped; the checkpoint holds everything up to the last whole step.
+        CheckError: the loss is not finite.
+    """
+    recipe = stage.training
+    data = setting.train
+    batch = min(recipe.batch_size, len(data))
+    per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
+    total = recipe.epochs * per_epoch
+    optimizer = _optimizer(net, recipe)
+    path = setting.folder / f"{stage.name}.pt"
+    cache = TeacherCache(stage.cached_views, len(data)) if stage.cached_views and stage.guides else None
+    at = _restore(path, net, optimizer, cache) or _Position()
+    setting.progress.begin(stage.name, total, at.step)
+    started = last_saved = time.monotonic()
+    before_s = at.elapsed_s
+    with stoppable() as interrupt:
+        while at.step < total:
+            epoch, first = divmod(at.step, per_epoch)
+            order = epoch_order(len(data), setting.seed, stage.name, epoch)
+            view = epoch % stage.cached_views if stage.cached_views else epoch
+            views = epoch_views(len(data), setting.augment, setting.seed, stage.name, view)
+            size = _size(recipe, epoch, data.images.shape[-1])
+            _set_mode(net, stage, at.step / total)
+            if first == 0:
+                at.loss_sum, at.correct, at.seen = 0.0, 0, 0
+            for number in range(first, per_epoch):
+                index = order[number * batch : (number + 1) * batch]
+                images = _input(views.apply(data.images[index], index), setting)
+                labels = data.labels[index].to(setting.device)
+                guide = _guide(stage, images, cache, view=view, index=index)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, at.step, total)
+                if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
+                    _observe(net, False)
+                loss, hits = train_step(net, optimizer, stage, _resize(images, size), labels, guide=guide)
+                if not math.isfinite(loss):
+                    raise CheckError(
+                        f"the loss is {loss} at step {at.step} of stage '{stage.name}'",
+                        where=f"samples {index[:8].tolist()}...",
+                        cure="Lower the learning rate or set gradient_clip; the last checkpoint is intact",
+                    )
+                at.step += 1
+                at.loss_sum += loss * len(index)
+                at.correct += hits
+                at.seen += len(index)
+                at.elapsed_s = before_s + time.monotonic() - started
+                setting.progress.step(
+                    at.step,
+                    epoch=epoch,
+                    loss=at.loss_sum / at.seen,
+                    accuracy=at.correct / at.seen,
+                    images_per_s=at.step * batch / at.elapsed_s,
+                )
+                if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
+                    _save(path, net, optimizer, at, cache)
+                    last_saved = time.monotonic()
+                if interrupt.asked:
+                    setting.progress.end(stage.name)
+                    raise KeyboardInterrupt
+            _end_epoch(net, stage, setting, at, epoch)
+    at.elapsed_s = before_s + time.monotonic() - started
+    _set_mode(net, stage, 1.0)
+    net.eval()
+    setting.progress.end(stage.name)
+    return at.elapsed_s
+
+
+def _guide(stage: Stage, images: Tensor, cache: TeacherCache | None, *, view: int, index: Tensor) -> Tensor | None:
+    """Guide logits float32 [N, classes] of these views, from the cache where it has them; None without guides."""
+    if not stage.guides or stage.alpha == 0:
+        return None
+    device = images.device.type
+    dtype = autocast_dtype(stage.guide_precision, device)
+
+    def compute(part: Tensor) -> Tensor:
+        with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+            return guide_logits(stage.guides, images if len(part) == len(images) else _channels_last(images[part]))
+
+    if cache is None:
+        return compute(torch.arange(len(images)))
+    return cache.logits(view, index, compute).to(images.device)
+
+
+def train_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stage: Stage,
+    x: Tensor,
+    labels: Tensor,
+    guide: Tensor | None,
+) -> tuple[float, int]:
+    """One optimizer step.
+
+    Args:
+        net: In train mode.
+        optimizer: Of its parameters.
+        stage: Loss and precision.
+        x: Normalised images float32 [N, C, H, W], channels_last for speed.
+        labels: int64 [N].
+        guide: Guide logits float32 [N, classes], or None.
+
+    Returns:
+        (loss in nats, number of right arg-maxes).
+    """
+    recipe = stage.training
+    dtype = autocast_dtype(recipe.precision, x.device.type)
+    with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        logits = net(x)
+    loss = distillation_loss(
+        logits,
+        labels,
+        guide,
+        temperature=stage.temperature,
+        alpha=stage.alpha,
+        label_smoothing=recipe.label_smoothing,
+    )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.gradient_clip:
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.gradient_clip)
+    optimizer.step()
+    return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+
+
+@torch.no_grad()
+def guide_logits(guides: Sequence[nn.Module], images: Tensor) -> Tensor:
+    """Mean logits float32 [N, classes] of at least one guide."""
+    total: Tensor = guides[0](images).float()
+    for guide in guides[1:]:
+        total = total + guide(images).float()
+    return total / len(guides)
+
+
+def place(net: nn.Module, device: str) -> nn.Module:
+    """Move a net to its device, in the layout that the fast convolutions of CPU and GPU want (see distill_step.py)."""
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def learning_rate(recipe: TrainingRecipe, step: int, total: int) -> float:
+    """Linear warm-up, then a half cosine to zero (Loshchilov & Hutter 2017) or a constant."""
+    warmup = round(recipe.warmup_fraction * total)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def autocast_dtype(precision: Precision, device: str) -> torch.dtype | None:
+    """The dtype of a forward pass, None for float32."""
+    if device == "cuda":
+        return torch.bfloat16 if precision != "float32" and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if precision == "bfloat16" and cpu_has_bfloat16() else None
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX; Arm's BF16 extension)."""
+    try:
+        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.Adam(groups, lr=recipe.learning_rate)
+
+
+def _size(recipe: TrainingRecipe, epoch: int, full: int) -> int:
+    """Pixels of the images in this epoch: progressive resizing, in steps of 4, full after 60% of the epochs."""
+    if not recipe.start_size or recipe.start_size >= full:
+        return full
+    share = min(1.0, epoch / max(1, 0.6 * recipe.epochs))
+    return min(full, recipe.start_size + round((full - recipe.start_size) * share / 4) * 4)
+
+
+def _input(images: Tensor, setting: Setting) -> Tensor:
+    x = setting.preprocessing.normalise(images.to(setting.device, non_blocking=True))
+    # channels_last is what the CPU's and the GPU's fast convolutions want: benchmarks/distill_step.py
+    return _channels_last(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    if size == x.shape[-1]:
+        return x
+    return _channels_last(functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False))
+
+
+def _set_mode(net: nn.Module, stage: Stage, done: float) -> None:
+    net.train()
+    if stage.observer_fraction is not None:
+        _observe(net, done < stage.observer_fraction)
+
+
+def _observe(net: nn.Module, enabled: bool) -> None:
+    """Let the activation ranges of a prepared graph move, or freeze them."""
+    quantize.set_observers(cast(GraphModule, net), enabled)
+
+
+def _end_epoch(net: nn.Module, stage: Stage, setting: Setting, at: _Position, epoch: int) -> None:
+    if stage.observer_fraction is not None:
+        _observe(net, False)  # observers move even in eval mode
+    metrics = evaluate(net, setting.validation, setting.preprocessing, device=setting.device)
+    setting.log.write(
+        "epoch",
+        stage=stage.name,
+        epoch=epoch + 1,
+        loss=at.loss_sum / at.seen,
+        train_accuracy=at.correct / at.seen,
+        validation_accuracy=metrics.accuracy,
+        elapsed_s=at.elapsed_s,
+    )
+    setting.progress.say(
+        f"{stage.name:<8} epoch {epoch + 1}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
+        f"train {at.correct / at.seen:.4f}  validation {metrics.accuracy:.4f}  {at.elapsed_s:.0f} s"
+    )
+
+
+def _save(
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, at: _Position, cache: TeacherCache | None
+) -> None:
+    state = {
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cache": None if cache is None else cache.state(),
+        "position": dataclasses.asdict(at),
+    }
+    save_checkpoint(path, state)
+
+
+def _restore(
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, cache: TeacherCache | None
+) -> _Position | None:
+    state = load_checkpoint(path)
+    if state is None:
+        return None
+    net.load_state_dict(state["net"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if cache is not None:
+        cache.restore(state["cache"])
+    return _Position(**state["position"])
