@@ -1,0 +1,143 @@
+"""Open a deployable file with its own runtime and predict with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdedge.errors import ArtifactError
+from kdedge.files import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdedge_agent.runtimes import Session
+
+SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One deployable file, loaded and ready.
+
+    Attributes:
+        path: The file.
+        format: ``onnx`` or ``tflite``.
+        precision: ``int8`` or ``float32``.
+        metadata: The ``kdedge`` document inside the file.
+        sha256: Of the file.
+        size_bytes: Of the file.
+        runtime: ``name`` and ``version`` of what runs it here.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    metadata: dict[str, Any]
+    sha256: str
+    size_bytes: int
+    runtime: dict[str, str]
+    _session: Session = field(repr=False, compare=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names by index of the logits."""
+        return tuple(self.metadata["labels"])
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of normalised inputs.
+
+        Args:
+            images: float32 [N, C, H, W] (or [N, features]), normalised as ``metadata["preprocessing"]`` says.
+
+        Returns:
+            float32 [N, classes], dequantised where the file's output is an integer one.
+
+        Raises:
+            ArtifactError: the inputs do not fit the file, or its runtime failed.
+        """
+        import numpy as np
+
+        from kdedge_agent import tensors
+        from kdedge_agent.runtimes import DYNAMIC, RuntimeTrouble
+
+        source, result = self._session.inputs[0], self._session.outputs[0]
+        inputs = tensors.to_layout(np.asarray(images, np.float32), source, self.metadata)
+        batch = source.shape[0] if source.shape[0] != DYNAMIC else max(len(inputs), 1)
+        if batch != 1 and len(inputs) % batch:
+            raise ArtifactError(f"the file takes batches of {batch}, {len(inputs)} given", where=self.path)
+        rows = []
+        try:
+            for start in range(0, len(inputs), batch):
+                part = np.ascontiguousarray(tensors.quantise(inputs[start : start + batch], source))
+                rows.append(tensors.dequantise(self._session.run([part])[0], result))
+        except RuntimeTrouble as error:
+            raise ArtifactError(error.what, where=self.path, cure=error.cure) from None
+        if not rows:
+            return np.zeros((0, len(self.labels)), np.float32)
+        return np.concatenate(rows).astype(np.float32, copy=False)
+
+
+def load_artifact(path: Path | str, runtime: str | None = None, threads: int = 1) -> Artifact:
+    """Open an artifact.
+
+    Args:
+        path: A .onnx or .tflite file that kdedge wrote.
+        runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None takes what is installed.
+        threads: Of the runtime.
+
+    Raises:
+        ArtifactError: missing, of unknown suffix, damaged, foreign, or no runtime for it here.
+    """
+    path = Path(path)
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise ArtifactError(
+            f"an artifact ends in {' or '.join(SUFFIXES)}, this in {path.suffix or 'nothing'!r}", where=path
+        )
+    return open_artifact(path, kind, runtime, threads)
+
+
+def open_artifact(path: Path, kind: str, runtime: str | None = None, threads: int = 1) -> Artifact:
+    """``load_artifact`` for a file whose format is known, whatever its name."""
+    from kdedge_agent import runtimes
+
+    if not path.is_file():
+        raise ArtifactError("no such file" if not path.exists() else "this is a folder", where=path)
+    try:
+        session = runtimes.load(str(path), kind, runtime, threads)
+        metadata = session.metadata()
+    except runtimes.RuntimeTrouble as error:
+        raise ArtifactError(error.what, where=path, cure=error.cure) from None
+    document = _checked(metadata, path)
+    return Artifact(
+        path=path,
+        format=kind,
+        precision=str(document["precision"]),
+        metadata=document,
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        runtime={"name": session.name, "version": session.version},
+        _session=session,
+    )
+
+
+def _checked(metadata: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    """The document, refused where it is none of ours or newer than this kdedge."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("labels"), list):
+        raise ArtifactError(
+            "the file carries no kdedge description, so its labels and preprocessing are unknown",
+            where=path,
+            cure="Export it with `kdedge export`",
+        )
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"artifact of format version {version}; this kdedge reads {FORMAT_VERSION}",
+            where=path,
+            cure="Update kdedge",
+        )
+    return metadata

@@ -1,0 +1,254 @@
+"""What turns torch's ONNX graph into one that ONNX Runtime runs in integers, in versions old and new.
+
+Each pass takes and changes an ``onnx_ir.Model``; together they are ``to_integer_form``. They rest on
+what ONNX Runtime's QDQ transformers look for (onnxruntime/core/optimizer/qdq_transformer): uint8
+activations around every op, int32 biases dequantised with the product of the input's and the weight's
+scale, no activation between an op and its QuantizeLinear that the range of the quantised tensor implies
+anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import onnx_ir as ir
+
+# Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
+_BIASED = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2)}
+_INT32 = np.iinfo(np.int32)
+# Ops that ONNX Runtime's CPU provider runs in integers when they stand between DequantizeLinear and
+# QuantizeLinear (qdq_selector_action_transformer.cc, as of 1.19), or whose values it only moves.
+_INTEGER_OPS = frozenset(
+    [
+        *("Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid"),
+        *("Softmax", "Concat", "Where", "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
+        *("Gather", "Resize"),
+    ]
+)
+
+
+def to_integer_form(model: ir.Model) -> None:
+    """All passes for an int8 program, in order."""
+    for change in (
+        unsigned_activations,
+        global_average_pool,
+        quantised_activations,
+        int32_biases,
+    ):
+        change(model)
+
+
+def unsigned_activations(model: ir.Model) -> None:
+    """Store activations as uint8 with the zero point + 128: the same real values, and kernels that x86 has.
+
+    With int8 activations ONNX Runtime leaves convolutions and adds in float on x86. Weights stay int8.
+    """
+    graph = model.graph
+    shifted: dict[str, ir.Value] = {}
+    for node in graph:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero_point, stored = _constant(node.inputs[2]), _constant(node.inputs[0])
+        if zero_point is None or zero_point.dtype != np.int8 or zero_point.ndim:  # weights: one for each channel
+            continue
+        if stored is not None:
+            unsigned = (stored.astype(np.int16) + 128).astype(np.uint8)
+            node.replace_input_with(0, _initializer(graph, f"{node.outputs[0].name}_uint8", unsigned))
+        key = f"zero_point_{int(zero_point) + 128}"
+        if key not in shifted:
+            shifted[key] = _initializer(graph, key, np.asarray(int(zero_point) + 128, np.uint8))
+        node.replace_input_with(2, shifted[key])
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].dtype = ir.DataType.UINT8
+
+
+def global_average_pool(model: ir.Model) -> None:
+    """ReduceMean over height and width, sizes kept, is GlobalAveragePool, which has an integer kernel."""
+    for node in list(model.graph):
+        if node.op_type != "ReduceMean" or _rank(node.inputs[0]) != 4:
+            continue
+        axes = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        keep = node.attributes.get("keepdims")
+        if axes is None or {int(axis) % 4 for axis in axes} != {2, 3} or (keep is not None and keep.as_int() == 0):
+            continue
+        _replace(node, ir.node("GlobalAveragePool", [node.inputs[0]]))
+
+
+def quantised_activations(model: ir.Model) -> None:
+    """Take a Relu or Clip out from between an op and its QuantizeLinear, where it keeps the op in float.
+
+    uint8 values cover [-zero_point · scale, (255 - zero_point) · scale]. Where that range lies inside the bounds,
+    saturation does the work; else the integers are clipped, which is the same since quantising is monotone.
+    """
+    for node in list(model.graph):
+        bounds = _bounds(node)
+        uses = list(node.outputs[0].uses()) if bounds is not None else []
+        if bounds is None or not uses or any(use.node.op_type != "QuantizeLinear" for use in uses):
+            continue
+        scale, zero_point = (_constant(uses[0].node.inputs[i]) for i in (1, 2))
+        if scale is None or zero_point is None or zero_point.dtype != np.uint8 or scale.ndim:
+            continue
+        limits = [float(np.clip(np.rint(b / float(scale)) + int(zero_point), 0, 255)) for b in bounds]
+        if limits != [0.0, 255.0]:
+            for use in uses:
+                _clip_integers(model.graph, use.node, limits)
+        _bypass(node)
+
+
+def int32_biases(model: ir.Model) -> None:
+    """Biases of integer layers as int32 under a DequantizeLinear of scale ``s_input · s_weight``.
+
+    Older versions of ONNX Runtime make an integer kernel only from that form, newer ones quantise a
+    float bias to the same values themselves.
+    """
+    graph = model.graph
+    for node in list(graph):
+        positions = _BIASED.get(node.op_type)
+        if positions is None or len(node.inputs) < 3:
+            continue
+        source, weight, bias = (node.inputs[i] for i in positions)
+        values = _constant(bias)
+        scales = [_dequantize_scale(value) for value in (source, weight)]
+        if bias is None or values is None or scales[0] is None or scales[1] is None:
+            continue
+        step = (scales[0] * scales[1]).astype(np.float32).reshape(-1)
+        step = np.broadcast_to(step, values.shape) if step.size == 1 else step
+        integers = np.rint(values.astype(np.float64) / step.astype(np.float64))
+        stored = np.clip(integers, _INT32.min, _INT32.max).astype(np.int32)
+        dequantize = ir.node(
+            "DequantizeLinear",
+            [
+                _initializer(graph, f"{bias.name}_int32", stored),
+                _initializer(graph, f"{bias.name}_scale", np.ascontiguousarray(step)),
+                _initializer(graph, f"{bias.name}_zero_point", np.zeros(step.shape, np.int32)),
+            ],
+            attributes={"axis": 0},
+        )
+        graph.insert_before(node, dequantize)
+        node.replace_input_with(positions[2], dequantize.outputs[0])
+
+
+def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    """The ops that ONNX Runtime computes in float.
+
+    Args:
+        model: After the passes above.
+        reasons: Why the quantiser left an op float, by its name in the program.
+    """
+    found = []
+    for node in model.graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not _computes_floats(node):
+            continue
+        name = node.outputs[0].name or node.op_type
+        if node.op_type not in _INTEGER_OPS:
+            reason = f"ONNX Runtime has no integer kernel for {node.op_type} on a CPU"
+        elif not _between_qdq(node):
+            reason = "an input or the output is float"
+        else:
+            continue
+        found.append({"name": name, "op": node.op_type, "reason": reasons.get(name, reason)})
+    return found
+
+
+def _computes_floats(node: ir.Node) -> bool:
+    constant = all(value is None or value.const_value is not None for value in node.inputs)
+    return not constant and node.outputs[0].dtype in (None, ir.DataType.FLOAT)
+
+
+def _between_qdq(node: ir.Node) -> bool:
+    data = [value for value in node.inputs if value is not None and value.dtype in (None, ir.DataType.FLOAT)]
+    read = all(value.const_value is not None or _made_by(value, "DequantizeLinear") for value in data)
+    return read and all(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses())
+
+
+def _made_by(value: ir.Value, op_type: str) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == op_type
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop what nothing reads, share equal constants, leave out torch's notes (they are a third of the file)."""
+    from onnx_ir.passes import common
+
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+    model.graph.doc_string = None
+
+
+def rename_io(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:
+    """Give the graph's inputs and outputs the names that the artifact's description states."""
+    for values, names in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
+        for value, name in zip(values, names, strict=True):
+            value.name = name
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind a constant or initializer; None where the value is computed."""
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def _bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Lower and upper bound that a Relu or Clip enforces."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    low, high = (_constant(value) for value in [*node.inputs[1:3], None, None][:2])
+    return -np.inf if low is None else float(low), np.inf if high is None else float(high)
+
+
+def _dequantize_scale(value: ir.Value | None) -> np.ndarray | None:
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    return _constant(producer.inputs[1])
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _replace(node: ir.Node, new: ir.Node) -> None:
+    old, fresh = node.outputs[0], new.outputs[0]
+    fresh.name, fresh.shape, fresh.type = old.name, old.shape, old.type
+    graph = _graph(node)
+    graph.insert_before(node, new)
+    old.replace_all_uses_with(fresh)
+    graph.remove(node, safe=True)
+
+
+def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> None:
+    """Clip the uint8 output of a QuantizeLinear, for all who read it."""
+    result = quantize.outputs[0]
+    low, high = (_initializer(graph, f"clip_{int(v)}", np.asarray(int(v), np.uint8)) for v in limits)
+    readers = list(result.uses())
+    clip = ir.node("Clip", [result, low, high])
+    clip.outputs[0].name, clip.outputs[0].shape, clip.outputs[0].type = (
+        f"{result.name}_clipped",
+        result.shape,
+        result.type,
+    )
+    graph.insert_after(quantize, clip)
+    for use in readers:
+        use.node.replace_input_with(use.idx, clip.outputs[0])
+
+
+def _bypass(node: ir.Node) -> None:
+    node.outputs[0].replace_all_uses_with(cast(ir.Value, node.inputs[0]))
+    _graph(node).remove(node, safe=True)
+
+
+def _graph(node: ir.Node) -> ir.Graph:
+    return cast(ir.Graph, node.graph)

@@ -1,0 +1,130 @@
+"""Artifact against student on real inputs: agreement, accuracy, and the gate that an export must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdedge.errors import ParityError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from kdedge_exporters.artifact import Artifact
+
+ACCURACY_TOLERANCE = 0.005
+MIN_AGREEMENT = 0.99
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class ParityRecord:
+    """What the comparison found.
+
+    Attributes:
+        n: Samples compared.
+        agreement: Share of samples with the same arg-max, in [0, 1].
+        accuracy_student: Of the student in torch (int8 for an int8 artifact, else float), in [0, 1].
+        accuracy_artifact: Of the artifact in its runtime, in [0, 1].
+        difference_mean: Mean absolute difference of the logits, in units of ``difference_unit``.
+        difference_max: Largest one.
+        difference_unit: ``steps`` (of the logits' quantisation) or ``logit``.
+        accuracy_tolerance: How far the artifact's accuracy may lie below the student's.
+        min_agreement: The least agreement that passes.
+        runtime: Name and version of the artifact's runtime.
+    """
+
+    n: int
+    agreement: float
+    accuracy_student: float
+    accuracy_artifact: float
+    difference_mean: float
+    difference_max: float
+    difference_unit: str
+    accuracy_tolerance: float
+    min_agreement: float
+    runtime: dict[str, str]
+
+    @property
+    def failures(self) -> list[str]:
+        """Each requirement that is not met, in words; empty if the artifact passes."""
+        found = []
+        if self.accuracy_student - self.accuracy_artifact > self.accuracy_tolerance:
+            found.append(
+                f"accuracy {self.accuracy_artifact:.4f} is more than {self.accuracy_tolerance} below the "
+                f"student's {self.accuracy_student:.4f}"
+            )
+        if self.agreement < self.min_agreement:
+            found.append(f"agreement of the arg-maxes is {self.agreement:.4f}, below {self.min_agreement}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**vars(self), "passed": not self.failures}
+
+    def require(self) -> None:
+        """Pass, or raise.
+
+        Raises:
+            ParityError: accuracy or agreement below what is asked.
+        """
+        if self.failures:
+            raise ParityError(
+                f"the artifact departs from the student on {self.n} samples: {'; '.join(self.failures)}",
+                where=f"{self.runtime['name']} {self.runtime['version']}",
+                cure="Nothing was kept. Train longer with quantisation, or widen the tolerance",
+            )
+
+
+def compare(
+    artifact: Artifact,
+    student: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    step: float | None = None,
+    accuracy_tolerance: float = ACCURACY_TOLERANCE,
+    min_agreement: float = MIN_AGREEMENT,
+) -> ParityRecord:
+    """Run both on the same inputs.
+
+    Args:
+        artifact: Loaded.
+        student: In eval mode: float32 [n, C, H, W] to logits [n, classes].
+        images: float32 [N, C, H, W], normalised; N ≥ 1.
+        labels: int64 [N].
+        step: Quantisation step of the logits; None compares in logits.
+        accuracy_tolerance: See ``ParityRecord``.
+        min_agreement: See ``ParityRecord``.
+    """
+    import numpy as np
+
+    if not len(images):
+        raise ParityError("no samples to compare on", cure="Give at least 300 samples of the evaluation split")
+    ours = artifact.predict(images.numpy())
+    theirs = _student_logits(student, images)
+    truth = labels.numpy()
+    difference = np.abs(ours - theirs) / (step or 1.0)
+    return ParityRecord(
+        n=len(truth),
+        agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
+        accuracy_student=float((theirs.argmax(1) == truth).mean()),
+        accuracy_artifact=float((ours.argmax(1) == truth).mean()),
+        difference_mean=float(difference.mean()),
+        difference_max=float(difference.max()),
+        difference_unit="logit" if step is None else "steps",
+        accuracy_tolerance=accuracy_tolerance,
+        min_agreement=min_agreement,
+        runtime=dict(artifact.runtime),
+    )
+
+
+def _student_logits(student: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> NDArray[np.float32]:
+    import torch
+
+    with torch.no_grad():
+        parts = [student(batch.contiguous()) for batch in images.split(_BATCH)]  # type: ignore[no-untyped-call]
+    return torch.cat(parts).float().numpy()

@@ -1,0 +1,148 @@
+"""TFLite: the converted program through litert-torch, with NHWC input and a batch of one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdedge_exporters.metadata import METADATA_KEY, describe, encode
+
+if TYPE_CHECKING:
+    import torch
+    from kdedge.bundle import Bundle
+    from torch.fx import GraphModule
+
+
+def write(
+    bundle: Bundle, module: torch.nn.Module, precision: str, path: Path, *, io: str = "float32"
+) -> list[dict[str, str]]:
+    """Write the artifact.
+
+    Args:
+        bundle: Labels, preprocessing and shapes.
+        module: The converted program for a batch of one (``int8``; changed by this call) or the float
+            student.
+        precision: ``int8`` or ``float32``.
+        path: Where to.
+        io: Dtype of input and output: ``float32``, or ``int8`` (int8 artifacts only), which leaves
+            quantising the pixels to the caller.
+
+    Returns:
+        The ops that compute in float: name, op, reason (for ``int8``).
+    """
+    from kdedge_exporters import tflite_file
+
+    content = _translate(module, bundle.input_shape, precision)
+    model = tflite_file.read(content)
+    tflite_file.name_io(model)
+    if io == "float32":
+        tflite_file.float_io(model)
+    float_ops = []
+    if precision == "int8":
+        reason = _reason(module)
+        float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
+    shape = tuple(int(size) for size in model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shape)
+    layout = "NHWC" if len(shape) == 4 else "NC"
+    document = describe(bundle, precision, layout=layout, dtype=io, shape=shape, float_ops=float_ops)
+    tflite_file.set_metadata(model, METADATA_KEY, encode(document))
+    path.write_bytes(tflite_file.pack(model))
+    return float_ops
+
+
+def _translate(module: torch.nn.Module, input_shape: tuple[int, ...], precision: str) -> bytes:
+    """litert-torch's conversion, silenced."""
+    import torch
+
+    with _quiet():
+        with _no_native_stderr():
+            import litert_torch
+            from litert_torch._config import config
+
+        config.show_progress = False
+        options: dict[str, Any] = {}
+        if precision == "int8":
+            unfold_weights(module)  # type: ignore[arg-type]
+            options["quant_config"] = _static_config()
+        example = torch.zeros(1, *input_shape)
+        if example.ndim == 4:
+            module = litert_torch.to_channel_last_io(module, args=[0])
+            example = example.permute(0, 2, 3, 1).contiguous()
+        converted = litert_torch.convert(module.eval(), (example,), **options)
+        with _no_native_stderr():
+            return bytes(converted.model_content())
+
+
+def _static_config() -> Any:
+    """Tells litert-torch that the program is statically quantised; its own quantiser is never run."""
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
+
+
+def unfold_weights(program: GraphModule) -> None:
+    """Write each stored int8 constant as ``quantize(float)``, which is the form litert-torch reads, in place.
+
+    ``round(q · s / s) = q``, so the integers are the same.
+    """
+    import torch
+    from kdedge.quantize.capture import get_tensor
+
+    decomposed = torch.ops.quantized_decomposed
+    quantize = {
+        decomposed.dequantize_per_channel.default: decomposed.quantize_per_channel.default,
+        decomposed.dequantize_per_tensor.default: decomposed.quantize_per_tensor.default,
+    }
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target not in quantize or node.args[0].op != "get_attr":
+            continue
+        name = f"{str(node.args[0].target).replace('.', '_')}_{node.name}"
+        arguments = [get_tensor(program, a) if hasattr(a, "op") else a for a in node.args]
+        program.register_buffer(name, node.target(*arguments))
+        with graph.inserting_before(node):
+            source = graph.get_attr(name)
+            node.args = (graph.call_function(quantize[node.target], (source, *node.args[1:])), *node.args[1:])
+    graph.eliminate_dead_code()
+    program.recompile()
+
+
+def _reason(program: torch.nn.Module) -> str:
+    from kdedge import quantize
+
+    named = sorted({f"{op.op}: {op.reason}" for op in quantize.float_ops(program)})  # type: ignore[arg-type]
+    return "; ".join(named) or "litert-torch's converter found no integer form"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Python-side notes of the converter and of torch: none is the user's concern."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_native_stderr() -> Iterator[None]:
+    """The converter's C++ code writes to file descriptor 2 with no switch to stop it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -1,0 +1,159 @@
+"""Changes to a finished .tflite file (names, dtypes of input and output, metadata), and what it computes in.
+
+Works on the object form of the flatbuffer (``ai_edge_litert.schema_py_generated``). Format:
+tensorflow/lite/schema/schema.fbs. Buffers are written aligned to 16 bytes as that schema asks
+(``force_align: 16``), which the generated Python code leaves out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from kdedge_exporters.metadata import INPUT_NAME, OUTPUT_NAME
+
+_BUFFER_ALIGNMENT = 16
+# First versions of the two ops that take int8 (tensorflow/lite/tools/versioning/op_version.cc).
+_QUANTIZE_VERSION, _DEQUANTIZE_VERSION = 1, 2
+_OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+_TYPE_NAMES = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """One op of a .tflite file.
+
+    Attributes:
+        name: Name of its first output tensor.
+        op: Its type, e.g. ``CONV_2D`` (or ``CUSTOM``).
+        version: Of the op.
+        inputs: Dtypes of its inputs, e.g. ``("INT8", "INT8", "INT32")``.
+        outputs: Likewise.
+    """
+
+    name: str
+    op: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read(content: bytes) -> Any:
+    """The object form of a .tflite file."""
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def pack(model: Any) -> bytes:
+    """The file's bytes."""
+    builder = _AlignedBuilder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes byte vectors (the weights) on addresses that SIMD kernels like."""
+
+    def CreateNumpyVector(self, x: Any) -> int:  # noqa: N802 - the library's name
+        if x.dtype != np.uint8 or x.size < _BUFFER_ALIGNMENT:
+            return int(super().CreateNumpyVector(x))
+        self.StartVector(x.itemsize, x.size, _BUFFER_ALIGNMENT)
+        length = x.itemsize * x.size
+        self.head = self.Head() - length
+        self.Bytes[self.Head() : self.Head() + length] = x.tobytes(order="C")
+        self.vectorNumElems = x.size
+        return int(self.EndVector())
+
+
+def name_io(model: Any) -> None:
+    """Name input and output, in the graph and in the signature."""
+    graph = model.subgraphs[0]
+    graph.tensors[graph.inputs[0]].name = INPUT_NAME.encode()
+    graph.tensors[graph.outputs[0]].name = OUTPUT_NAME.encode()
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].name, signature.outputs[0].name = INPUT_NAME.encode(), OUTPUT_NAME.encode()
+
+
+def float_io(model: Any) -> None:
+    """Put QUANTIZE before an int8 input and DEQUANTIZE behind an int8 output: callers then pass float32."""
+    graph = model.subgraphs[0]
+    source, result = int(graph.inputs[0]), int(graph.outputs[0])
+    if graph.tensors[source].type == schema.TensorType.INT8:
+        outside = _float_twin(graph, source)
+        code = _operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
+        graph.operators.insert(0, _operator(code, outside, source))
+        graph.inputs = [outside]
+    if graph.tensors[result].type == schema.TensorType.INT8:
+        outside = _float_twin(graph, result)
+        code = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION)
+        graph.operators.append(_operator(code, result, outside))
+        graph.outputs = [outside]
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex = graph.inputs[0], graph.outputs[0]
+
+
+def set_metadata(model: Any, key: str, text: str) -> None:
+    """Store ``text`` as a metadata buffer under ``key``; one already there is replaced."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(text.encode(), np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = key.encode(), len(model.buffers) - 1
+    model.metadata = [m for m in model.metadata or [] if m.name != key.encode()] + [entry]
+
+
+def operations(model: Any) -> list[OpInfo]:
+    """Every op of the main graph, in order."""
+    graph = model.subgraphs[0]
+    found = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        dtypes = [
+            tuple(_TYPE_NAMES[graph.tensors[index].type] for index in indices if index >= 0)
+            for indices in (operator.inputs, operator.outputs)
+        ]
+        name = graph.tensors[operator.outputs[0]].name
+        text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        found.append(OpInfo(text, _OPERATOR_NAMES[builtin], code.version, dtypes[0], dtypes[1]))
+    return found
+
+
+def float_ops(model: Any) -> list[OpInfo]:
+    """The ops that compute in float; the conversions at the borders are none."""
+    return [
+        info
+        for info in operations(model)
+        if info.op not in ("QUANTIZE", "DEQUANTIZE") and "FLOAT32" in (*info.inputs, *info.outputs)
+    ]
+
+
+def _float_twin(graph: Any, index: int) -> int:
+    """A float32 tensor of the same name and shape; the integer one steps back to another name."""
+    integer, twin = graph.tensors[index], schema.TensorT()
+    twin.name, twin.shape, twin.shapeSignature = integer.name, integer.shape, integer.shapeSignature
+    twin.type, twin.buffer = schema.TensorType.FLOAT32, 0
+    integer.name = integer.name + b"_int8"
+    graph.tensors.append(twin)
+    return len(graph.tensors) - 1
+
+
+def _operator_code(model: Any, builtin: int, version: int) -> int:
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            code.version = max(code.version, version)
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _operator(code: int, source: int, result: int) -> Any:
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = code, [source], [result]
+    return operator
