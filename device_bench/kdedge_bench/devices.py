@@ -1,0 +1,272 @@
+"""The devices a user knows by name, kept in ``devices.toml``.
+
+The file lies in the platform's configuration folder (``KDEDGE_CONFIG_DIR`` overrides it) and belongs to the
+user: comments and order are kept when kdedge changes it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kdedge.errors import UserError
+from kdedge.files import write_atomic
+
+KINDS = ("pi", "jetson", "linux")
+LOCAL_NAME = "local"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}\$?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: where it is and what it is.
+
+    Attributes:
+        name: What the user calls it.
+        address: ``user@host``, or a host alone (then the user's SSH configuration says the rest);
+            empty for this machine.
+        kind: ``pi``, ``jetson``, ``linux``, or ``local`` for this machine.
+        port: TCP port of its SSH server; None leaves it to the SSH configuration.
+        python: Interpreter on the device that has the runtimes; None takes kdedge's own environment there,
+            else ``python3``. ``~/`` is the home folder on the device.
+        ssh_config: An SSH client configuration to use instead of ``~/.ssh/config``.
+
+    Raises:
+        UserError: a field that no device can have.
+    """
+
+    name: str
+    address: str
+    kind: str = "linux"
+    port: int | None = None
+    python: str | None = None
+    ssh_config: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if (self.name, self.kind, self.address) == (LOCAL_NAME, LOCAL_NAME, ""):
+            return
+        if self.kind not in KINDS:
+            raise UserError(
+                f"unknown kind of device {_shown(self.kind)}",
+                where=self.name,
+                cure=f"Choose one of {', '.join(KINDS)}",
+            )
+        _check_address(self.address, self.name)
+        if self.port is not None and not (isinstance(self.port, int) and 0 < self.port < 65536):
+            raise UserError(f"port {_shown(self.port)} is not between 1 and 65535", where=self.name)
+        for key, path in (("python", self.python), ("ssh_config", self.ssh_config)):
+            _check_path(key, path, self.name)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is the machine kdedge runs on."""
+        return self.kind == LOCAL_NAME
+
+    @property
+    def host(self) -> str:
+        """The address without the user."""
+        return self.address.rpartition("@")[2]
+
+    @property
+    def user(self) -> str | None:
+        """The user of the address; None leaves it to the SSH configuration."""
+        return self.address.rpartition("@")[0] or None
+
+
+def _shown(value: object) -> str:
+    """A value as the user typed it, on one line, with what cannot be seen made visible."""
+    return ascii(value)[:80]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"{_shown(name)} cannot be the name of a device",
+            cure="Use letters, digits, '.', '_' and '-', at most 64, not beginning with '-' or '.'",
+        )
+
+
+def _check_address(address: object, name: str) -> None:
+    user, at, host = address.rpartition("@") if isinstance(address, str) else ("", "", "")
+    user_is_fine = bool(_USER.fullmatch(user)) if at else True
+    if user_is_fine and (_HOST.fullmatch(host) or _IPV6.fullmatch(host)):
+        return
+    cure = "Write it as user@host, for example pi@raspberrypi.local"
+    if with_port := re.fullmatch(r"([A-Za-z0-9_.-]+):([0-9]+)", host):
+        cure = f"Give the port by itself: {with_port[1]} --port {with_port[2]}"
+    raise UserError(f"{_shown(address)} is not an address", where=name, cure=cure)
+
+
+def _check_path(key: str, path: object, name: str) -> None:
+    if path is None:
+        return
+    if not isinstance(path, str) or not path or path.startswith("-"):
+        raise UserError(f"{key} {_shown(path)} is not a path", where=name)
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in path):
+        raise UserError(f"{key} {_shown(path)} has a control character", where=name)
+
+
+LOCAL = Device(name=LOCAL_NAME, address="", kind=LOCAL_NAME)
+
+
+def config_path() -> Path:
+    """Where the devices are kept."""
+    override = os.environ.get("KDEDGE_CONFIG_DIR")
+    if override:
+        return Path(override) / "devices.toml"
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("kdedge", appauthor=False)) / "devices.toml"
+
+
+def list_devices() -> list[Device]:
+    """Every known device in the order of the file, ``local`` first.
+
+    Raises:
+        UserError: the file cannot be read or describes no device.
+    """
+    return [LOCAL, *(_from_table(name, table) for name, table in _tables(_read()).items())]
+
+
+def get_device(name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        UserError: not known; the message names the nearest and how to add it.
+    """
+    if name == LOCAL_NAME:
+        return LOCAL
+    known = {device.name: device for device in list_devices()}
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {nearest[0]}? Otherwise add it" if nearest else "Add it"
+    wanted = name if _NAME.fullmatch(name) else "pi"
+    kind = next((kind for kind in KINDS if kind in wanted.lower()), "pi")
+    raise UserError(
+        f"no device is called {_shown(name)}; known: {', '.join(known)}",
+        where=config_path(),
+        cure=f"{hint} with: kdedge device add {wanted} pi@raspberrypi.local --kind {kind}",
+    )
+
+
+def add_device(device: Device, *, replace: bool = False) -> Path:
+    """Write a device into the file, mode 0600, comments kept.
+
+    Args:
+        device: What to add.
+        replace: Overwrite a device of that name.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: the name is taken, or the file cannot be read or written.
+    """
+    if device.is_local or device.name == LOCAL_NAME:
+        raise UserError(f"'{LOCAL_NAME}' is this machine and always there", cure="Choose another name")
+    document = _read()
+    tables = _tables(document)
+    if device.name in tables and not replace:
+        there = _from_table(device.name, tables[device.name]).address
+        raise UserError(
+            f"a device called {device.name} is there already ({there})",
+            where=config_path(),
+            cure=f"Choose another name, or remove it first: kdedge device remove {device.name}",
+        )
+    import tomlkit
+
+    if "devices" not in document:
+        document["devices"] = tomlkit.table(is_super_table=True)
+    table = tables[device.name] if device.name in tables else tomlkit.table()
+    for field in fields(Device):
+        value = getattr(device, field.name)
+        if field.name == "name":
+            continue
+        if value is not None:
+            table[field.name] = value
+        elif field.name in table:
+            del table[field.name]
+    document["devices"][device.name] = table
+    return _write(document)
+
+
+def remove_device(name: str) -> Device:
+    """Take a device out of the file.
+
+    Returns:
+        What it was.
+
+    Raises:
+        UserError: not known, or ``local``.
+    """
+    if name == LOCAL_NAME:
+        raise UserError(f"'{LOCAL_NAME}' is this machine and cannot be removed")
+    device = get_device(name)
+    document = _read()
+    del document["devices"][name]
+    _write(document)
+    return device
+
+
+def _read() -> Any:
+    """The TOML document, empty if there is no file (Any: tomlkit's containers have no useful static type)."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    path = config_path()
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return tomlkit.document()
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", where=path) from error
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise UserError(f"not TOML: {error}", where=path, cure="Correct the file or move it away") from None
+
+
+def _write(document: Any) -> Path:
+    import tomlkit
+
+    path = config_path()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomic(path, tomlkit.dumps(document), mode=0o600)
+    return path
+
+
+def _tables(document: Mapping[str, Any]) -> Any:
+    tables = document.get("devices", {})
+    if not isinstance(tables, Mapping):
+        raise UserError("'devices' is not a table", where=config_path())
+    return tables
+
+
+def _from_table(name: str, table: object) -> Device:
+    known = [field.name for field in fields(Device) if field.name != "name"]
+    if not isinstance(table, Mapping) or "address" not in table:
+        raise UserError(f"device {_shown(name)} has no address", where=config_path())
+    for key in table:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            cure = f"Did you mean {nearest[0]}?" if nearest else f"Known keys: {', '.join(known)}"
+            raise UserError(f"device {_shown(name)}: unknown key {_shown(key)}", where=config_path(), cure=cure)
+    values = {key: _unwrapped(value) for key, value in table.items()}
+    try:
+        return Device(name=name, **values)
+    except UserError as error:
+        raise UserError(error.what, where=f"{config_path()}, device {_shown(name)}", cure=error.cure) from None
+
+
+def _unwrapped(value: Any) -> Any:
+    """A plain Python value of tomlkit's, which carries its formatting."""
+    return value.unwrap() if hasattr(value, "unwrap") else value

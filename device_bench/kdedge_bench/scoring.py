@@ -1,0 +1,152 @@
+"""Accuracy with the device's own kernels: samples go there in pieces, predictions come back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kdedge.errors import AgentError, DataError, WireError
+
+from kdedge_agent.protocol import ProtocolError, RunRequest, ScoreRequest
+from kdedge_bench.artifact_file import ArtifactFile
+from kdedge_bench.channel import AgentChannel, Message
+from kdedge_bench.devices import Device
+from kdedge_bench.process import Transport
+from kdedge_bench.remote import Ground, checked_path
+from kdedge_bench.text import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+    Pair: TypeAlias = tuple[Array, Array]
+    AccuracyData: TypeAlias = Pair | Iterable[Pair]
+
+#: Of one piece of samples: what lies on the device, and here in memory, at a time.
+PIECE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A device with the agent running and the artifact in place."""
+
+    transport: Transport
+    ground: Ground
+    agent: AgentChannel
+    artifact: ArtifactFile
+    artifact_path: str
+
+
+def score(ready: Ready, request: RunRequest, data: AccuracyData, on_scored: Callable[[int], None]) -> dict[str, Any]:
+    """Accuracy and macro F1 of the artifact on the device.
+
+    Args:
+        ready: Where the artifact is.
+        request: The run that the score belongs to: runtime, threads.
+        data: (images [N,C,H,W], labels int [N]) or an iterator of such pairs; float32 and preprocessed, or
+            uint8 pixels that the agent normalises by the artifact's own metadata.
+        on_scored: Told how many samples are done.
+
+    Returns:
+        ``n``, ``accuracy``, ``f1_macro``, and the ``runtime`` that scored.
+
+    Raises:
+        DataError: no samples, or arrays that do not go together.
+        DeviceError: the device or the wire failed.
+    """
+    predictions: list[int] = []
+    labels: list[int] = []
+    runtime: Any = None
+    for images, piece_labels in pieces(data):
+        with _on_device(ready, images) as (path, sha256):
+            wish = _wish(request, path, sha256, images)
+            answer = ready.agent.request({"type": "score", "request": wish.to_dict()}, about=ready.artifact)
+        predictions += _predictions(answer, len(piece_labels), ready.transport.device)
+        labels += piece_labels
+        runtime = answer.get("runtime")
+        on_scored(len(predictions))
+    if not labels:
+        raise DataError("no samples to measure the accuracy with")
+    return {**metrics(predictions, labels), "runtime": runtime}
+
+
+def metrics(predictions: list[int], labels: list[int]) -> dict[str, Any]:
+    """``n``, ``accuracy`` and ``f1_macro`` (mean over the classes that occur), by torchmetrics."""
+    import kdedge.torchvision_compat  # noqa: F401 - torchmetrics imports torchvision
+    import torch
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    guessed, true = torch.tensor(predictions), torch.tensor(labels)
+    classes = max(2, int(torch.maximum(guessed, true).max()) + 1)
+    f1_macro = multiclass_f1_score(guessed, true, num_classes=classes, average="macro")
+    accuracy = (guessed == true).double().mean()
+    return {"n": len(labels), "accuracy": float(accuracy), "f1_macro": float(f1_macro)}
+
+
+def pieces(data: AccuracyData) -> Iterator[tuple[Array, list[int]]]:
+    """The samples in contiguous pieces of at most ``PIECE_BYTES``, each with its labels.
+
+    Raises:
+        DataError: arrays of other types or lengths than needed.
+    """
+    import numpy as np
+
+    is_pair = isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+    pairs: Iterable[Any] = [data] if is_pair else data
+    for pair in pairs:
+        images, labels = np.asarray(pair[0]), np.asarray(pair[1])
+        if images.ndim < 2 or labels.ndim != 1 or len(images) != len(labels):
+            raise DataError(f"images {images.shape} and labels {labels.shape} do not go together")
+        if images.dtype not in (np.dtype(np.float32), np.dtype(np.uint8)) or labels.dtype.kind not in "iu":
+            raise DataError(f"images are {images.dtype}, labels {labels.dtype}; float32 or uint8, and integers, needed")
+        step = max(1, PIECE_BYTES // max(1, images[:1].nbytes))
+        for start in range(0, len(images), step):
+            piece = np.ascontiguousarray(images[start : start + step])
+            yield piece, [int(label) for label in labels[start : start + step]]
+
+
+@contextlib.contextmanager
+def _on_device(ready: Ready, images: Array) -> Iterator[tuple[str, str]]:
+    """The piece as a file in the agent's own scratch folder, which goes when the agent ends, however it ends."""
+    data = images.tobytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        scratch = checked_path(ready.agent.greeting.get("scratch_dir"))
+        path = f"{scratch}/samples.bin"
+    except ValueError:
+        reason = one_line(str(ready.agent.greeting.get("scratch_reason")))
+        where = ready.transport.device.name
+        raise AgentError(f"the agent has no folder for samples: {reason}", where=where) from None
+    ready.transport.put(data, path, sha256, ground=ready.ground)
+    yield path, sha256
+    ready.agent.request({"type": "remove", "paths": [path]})
+
+
+def _wish(request: RunRequest, path: str, sha256: str, images: Array) -> ScoreRequest:
+    try:
+        return ScoreRequest(
+            artifact=request.artifact,
+            artifact_sha256=request.artifact_sha256,
+            format=request.format,
+            samples=path,
+            samples_sha256=sha256,
+            shape=list(images.shape),
+            dtype=str(images.dtype),
+            runtime=request.runtime,
+            threads=request.threads,
+        )
+    except ProtocolError as error:
+        raise DataError(f"these samples cannot be scored: {error}") from None
+
+
+def _predictions(answer: Message, count: int, device: Device) -> list[int]:
+    found = answer.get("predictions")
+    if not isinstance(found, list) or len(found) != count:
+        raise WireError(f"the device did not answer with {count} predictions", where=device.name)
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1_000_000:
+            raise WireError("the device answered with what is no class", where=device.name)
+    return found

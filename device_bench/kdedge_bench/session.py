@@ -1,0 +1,242 @@
+"""One run: upload, measure, collect, always clean up.
+
+The artifact and the agent stay on the device under the names of their hashes (the next run does not send them
+again; what has not been used for 30 days is removed). Nothing else stays: no process, no partial file, no sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdedge._version import __version__
+from kdedge.errors import ArtifactError, DeviceError, UserError
+from kdedge.files import write_json
+
+from kdedge_agent.protocol import ProtocolError, RunRecord, RunRequest
+from kdedge_agent.record import build_record
+from kdedge_bench.agent_zip import agent_zip
+from kdedge_bench.artifact_file import ArtifactFile, check_artifact
+from kdedge_bench.channel import Message
+from kdedge_bench.devices import Device, get_device
+from kdedge_bench.faults import device_write_failure
+from kdedge_bench.process import Transport
+from kdedge_bench.remote import Ground
+from kdedge_bench.scoring import Ready, score
+from kdedge_bench.text import one_line
+from kdedge_bench.transport import ensure_agent, open_transport
+from kdedge_bench.validate import checked_record, not_a_result
+
+if TYPE_CHECKING:
+    from kdedge_bench.scoring import AccuracyData
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        stage: ``connect``, ``upload``, ``measure`` or ``accuracy``.
+        done: Share of the stage, 0 to 1; None where it is not known.
+        text: One harmless line to show.
+    """
+
+    stage: str
+    done: float | None
+    text: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def bench(
+    artifact: Path | str,
+    device: Device | str = "local",
+    *,
+    threads: int = 1,
+    runtime: str | None = None,
+    repetitions: int = 200,
+    min_duration_s: float = 1.0,
+    power: bool = True,
+    accuracy_data: AccuracyData | None = None,
+    artifact_info: Mapping[str, Any] | None = None,
+    out_dir: Path | str = Path("runs/bench"),
+    accept_new_host_key: bool = False,
+    progress: OnProgress | None = None,
+) -> RunRecord:
+    """Measure an artifact on a device and store the record as ``out_dir/<run_id>.json``.
+
+    Args:
+        artifact: An .onnx or .tflite file, kdedge's or not.
+        device: A device, or the name of one in ``devices.toml``; ``local`` is this machine.
+        threads: Intra-op threads of the runtime.
+        runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None takes the first that is there.
+        repetitions: At least so many timed inferences.
+        min_duration_s: Go on timing until so many seconds are measured.
+        power: Measure power where the device has a source.
+        accuracy_data: (images float32 [N,C,H,W], preprocessed; labels int [N]), or an iterator of such pairs;
+            scored by the device's own kernels.
+        artifact_info: What is known about the artifact (``precision``, ``model``, …), kept in the record.
+        out_dir: Folder of the records; made if it is not there.
+        accept_new_host_key: Put the key of a host that is not known yet on record.
+        progress: Called with how far it is.
+
+    Returns:
+        The record as stored.
+
+    Raises:
+        ArtifactError: the file is none that can be measured, or the runtime there refuses it.
+        UserError: unknown device, impossible request, or ``out_dir`` cannot be written.
+        DeviceError: the device or the wire failed (one of its children).
+    """
+    checked = check_artifact(Path(artifact))
+    where = get_device(device) if isinstance(device, str) else device
+    tell = progress or _ignore
+    wish = _request(
+        checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power
+    )
+    _make_folder(Path(out_dir))
+    created_at = datetime.now(timezone.utc)
+    with prepared(where, checked, tell, accept_new_host_key=accept_new_host_key) as ready:
+        request = replace(wish, artifact=ready.artifact_path)
+        answer = _measure(ready, request, tell)
+        accuracy = None
+        if accuracy_data is not None:
+            accuracy = score(
+                ready,
+                request,
+                accuracy_data,
+                lambda scored: tell(Progress("accuracy", None, f"{scored} samples scored")),
+            )
+    record = _record(answer, accuracy, checked, where, created_at=created_at, info=artifact_info or {})
+    write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
+    return record
+
+
+def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:
+    """The agent's answer; an artifact that its runtime refuses does not stay on the device."""
+    try:
+        return ready.agent.request(
+            {"type": "measure", "request": request.to_dict()},
+            on_progress=lambda message: tell(_agent_progress(message, ready.artifact)),
+            about=ready.artifact,
+        )
+    except ArtifactError:
+        if not ready.transport.device.is_local:
+            with contextlib.suppress(DeviceError):
+                ready.agent.request({"type": "remove", "paths": [ready.artifact_path]})
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder for records: {error.strerror}", where=folder) from None
+
+
+@contextlib.contextmanager
+def prepared(
+    device: Device, artifact: ArtifactFile, tell: OnProgress, *, accept_new_host_key: bool = False
+) -> Iterator[Ready]:
+    """Connect, send what is not there yet, start the agent; on leaving, however that is, end all of it.
+
+    Raises:
+        DeviceError: one of its children, with the cure.
+    """
+    agent_file = agent_zip()
+    tell(Progress("connect", None, f"connecting to {device.name}"))
+    with open_transport(device, accept_new_host_key=accept_new_host_key) as transport:
+        wanted = {agent_file.file_name: agent_file.sha256}
+        if not device.is_local:
+            wanted[artifact.remote_name] = artifact.sha256
+        ground = transport.look_around(wanted)
+        agent_path = ensure_agent(transport, ground, agent_file)
+        artifact_path = _place(transport, ground, artifact, tell)
+        with transport.open_agent(ground, agent_path) as agent:
+            yield Ready(transport, ground, agent, artifact, artifact_path)
+
+
+def _place(transport: Transport, ground: Ground, artifact: ArtifactFile, tell: OnProgress) -> str:
+    """The artifact's path on the device; uploaded unless it is there."""
+    if transport.device.is_local:
+        return str(artifact.path)
+    path = ground.path(artifact.remote_name)
+    if artifact.remote_name in ground.have:
+        tell(Progress("upload", 1.0, f"{artifact.path.name} is on {transport.device.name} already"))
+        return path
+    if artifact.size_bytes > ground.free_bytes:
+        raise device_write_failure("ENOSPC", "", transport.device, artifact.path.name)
+
+    def on_bytes(sent: int, total: int) -> None:
+        tell(Progress("upload", sent / total, f"sending {artifact.path.name} to {transport.device.name}"))
+
+    transport.put(artifact.path, path, artifact.sha256, ground=ground, on_bytes=on_bytes)
+    return path
+
+
+def _request(artifact: ArtifactFile, **wishes: Any) -> RunRequest:
+    """What is asked of the agent; a wish that cannot be met is the user's mistake, found before connecting."""
+    try:
+        return RunRequest(
+            artifact=str(artifact.path), artifact_sha256=artifact.sha256, format=artifact.format, **wishes
+        )
+    except ProtocolError as error:
+        raise UserError(f"this cannot be measured: {error}", where=artifact.path) from None
+
+
+def _record(
+    answer: Message,
+    accuracy: dict[str, Any] | None,
+    artifact: ArtifactFile,
+    device: Device,
+    *,
+    created_at: datetime,
+    info: Mapping[str, Any],
+) -> RunRecord:
+    """The record of a run; what the host knows for itself is never taken from the device."""
+    description = {
+        **info,
+        "path": str(artifact.path),
+        "format": artifact.format,
+        "size_bytes": artifact.size_bytes,
+    }
+    try:
+        record = build_record(
+            answer,
+            device=device.name,
+            device_kind=device.kind,
+            run_id=_run_id(device, artifact, created_at),
+            created_at=created_at.isoformat(timespec="seconds"),
+            artifact=description,
+            versions={"kdedge": __version__},
+            accuracy=accuracy,
+        )
+    except (ProtocolError, KeyError, TypeError, ValueError) as error:
+        raise not_a_result(error, device) from None
+    return checked_record(record, artifact.sha256, device)
+
+
+def _run_id(device: Device, artifact: ArtifactFile, created_at: datetime) -> str:
+    """A name that sorts by time, says what was measured where, and is unique."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", artifact.path.stem).strip(".-")[:40] or "artifact"
+    return f"{created_at:%Y%m%dT%H%M%SZ}-{device.name}-{stem}-{artifact.format}-{secrets.token_hex(3)}"
+
+
+def _agent_progress(message: Message, artifact: ArtifactFile) -> Progress:
+    phase = one_line(str(message.get("phase", "measure")).replace(artifact.remote_file, artifact.path.name), 80)
+    done, total = message.get("done"), message.get("total")
+    share = None
+    if isinstance(done, (int, float)) and isinstance(total, (int, float)) and done >= 0 and total > 0:
+        share = min(1.0, done / total)
+    return Progress("measure", share, phase)
+
+
+def _ignore(_: Progress) -> None:
+    """Show nothing."""

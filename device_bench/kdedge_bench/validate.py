@@ -1,0 +1,56 @@
+"""A record that a device's answer became, checked before it is kept: the device may lie or be broken."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from kdedge.errors import WireError
+
+from kdedge_agent.protocol import RunRecord
+from kdedge_bench.devices import Device
+from kdedge_bench.text import one_line
+
+
+def not_a_result(reason: object, device: Device) -> WireError:
+    """The error for an answer that has the form of a message but not of a measurement."""
+    return WireError(
+        f"the device's answer is no measurement: {one_line(str(reason), 160)}",
+        where=device.name,
+        cure="Run it again; if it stays, kdedge device check says more",
+    )
+
+
+def checked_record(record: RunRecord, artifact_sha256: str, device: Device) -> RunRecord:
+    """``record``, if its figures can be figures (its samples were looked at when it was built).
+
+    Raises:
+        WireError: another artifact was measured, a number is no finite non-negative number, or JSON has no
+            word for a value.
+    """
+    for problem in _problems(record, artifact_sha256):
+        raise not_a_result(problem, device)
+    return record
+
+
+def _problems(record: RunRecord, artifact_sha256: str) -> list[str]:
+    problems = []
+    if record.artifact_sha256 != artifact_sha256:
+        problems.append("it is about another artifact")
+    if not isinstance(record.runtime.get("name"), str):
+        problems.append("it does not name the runtime")
+    figures = {
+        **{f"memory_bytes.{key}": record.memory_bytes.get(key) for key in ("peak", "steady")},
+        "load_s": record.load_s,
+        "first_inference_s": record.first_inference_s,
+    }
+    problems += [f"{key} is {value!r}" for key, value in figures.items() if not (value is None or _is_amount(value))]
+    try:
+        json.dumps(record.to_dict(), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
