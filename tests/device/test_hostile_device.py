@@ -1,0 +1,119 @@
+"""A device that was taken over: a real connection, and at its end an interpreter that lies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kdedge.errors import DeviceError, WireError
+from tests.device.runs import quick
+from tests.device.sshd import Sshd
+
+from kdedge_agent.protocol import RunRecord
+from kdedge_bench.devices import Device
+
+
+def lying_python(folder: Path, *, looks: str | None = None, agent: str | None = None) -> str:
+    """An interpreter on the device that answers for itself where it is told to, and is a Python otherwise.
+
+    Args:
+        folder: Where to put it.
+        looks: Shell command instead of looking around.
+        agent: Python program instead of the agent.
+    """
+    (folder / "agent.py").write_text(agent or "")
+    wrapper = folder / "python"
+    real = f'{sys.executable} "$@"'
+    # It looks around as Python does, but names itself as the interpreter to go on with.
+    looked = looks or f"""{real} | sed 's#"python": "[^"]*"#"python": "{wrapper}"#'"""
+    run = f"{sys.executable} {folder}/agent.py" if agent else real
+    wrapper.write_text(f'#!/bin/sh\ncase "$1$2" in *agent-*.pyz) {run} ;; -c*statvfs*) {looked} ;; *) {real} ;; esac\n')
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+@pytest.mark.parametrize(
+    ("looks", "words"),
+    [
+        ("yes kdedge", "bytes where one line was asked for"),
+        ("echo nothing to see", "cannot look around"),
+        ("echo 'kdedge-answer {'", "cannot look around"),
+        ("echo 'kdedge-answer {}'", "lacks or distorts"),
+        ("""echo 'kdedge-answer {"python": "-c", "version": [3, 11, 2], "cache": "/x", "free_bytes": 1}'""", "path"),
+        ("printf '\\033[2J\\033]0;pwned\\007gone\\n' >&2; exit 1", "gone"),
+    ],
+)
+def test_lies_before_the_agent(board: Sshd, onnx_file: Path, tmp_path: Path, looks: str, words: str) -> None:
+    device = board.device(python=lying_python(tmp_path, looks=looks))
+    with pytest.raises(DeviceError, match=words) as caught:
+        quick(onnx_file, device, tmp_path / "runs")
+    assert str(caught.value).isprintable()
+    assert board.left_over() == {}
+
+
+@pytest.fixture(scope="module")
+def true_answer(board: Sshd, onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an honest agent answers, by way of the record it became."""
+    record: RunRecord = quick(onnx_file, board.device(), tmp_path_factory.mktemp("honest"))
+    return {"type": "result", **{k: v for k, v in record.to_dict().items() if k != "artifact"}}
+
+
+def lying_device(board: Sshd, folder: Path, answer: dict[str, Any]) -> Device:
+    """A device whose agent greets as it should and then gives this answer to everything."""
+    (folder / "answer.json").write_text(json.dumps(answer))
+    hello = {"type": "hello", "protocol": 1, "agent_version": "0.1.0", "python": "3.11", "scratch_dir": "/../../etc"}
+    program = (
+        "import sys\n"
+        f"print({json.dumps(hello)!r}, flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    if 'bye' in line: break\n"
+        f"    print(open({str(folder / 'answer.json')!r}).read(), flush=True)\n"
+    )
+    return board.device(python=lying_python(folder, agent=program))
+
+
+LIES: list[tuple[str, dict[str, Any]]] = [
+    ("another artifact", {"artifact_sha256": "0" * 64}),
+    ("no samples", {"latency_s": {"samples": [], "warmup_samples": []}}),
+    ("samples that are text", {"latency_s": {"samples": ["1"], "warmup_samples": []}}),
+    ("negative time", {"latency_s": {"samples": [-1.0], "warmup_samples": []}}),
+    ("endless time", {"latency_s": {"samples": [1e999], "warmup_samples": []}}),
+    ("latency is a list", {"latency_s": [1, 2]}),
+    ("unknown verdict", {"verdict": "excellent"}),
+    ("reasons are numbers", {"unmeasured": {"power_w": 7}}),
+    ("no runtime", {"runtime": {}}),
+    ("negative memory", {"memory_bytes": {"peak": -5, "steady": 1}}),
+    ("memory is text", {"memory_bytes": {"peak": "much", "steady": 1}}),
+    ("load time is an object", {"load_s": {}}),
+    ("threads are text", {"threads": "four"}),
+]
+
+
+@pytest.mark.parametrize(("what", "lie"), LIES, ids=[what for what, _ in LIES])
+def test_lies_in_the_record(
+    board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any], what: str, lie: dict[str, Any]
+) -> None:
+    device = lying_device(board, tmp_path, {**true_answer, **lie})
+    with pytest.raises(WireError) as caught:
+        quick(onnx_file, device, tmp_path / "runs")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_hosts_own_knowledge_is_not_the_devices_to_change(
+    board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any]
+) -> None:
+    lie = {
+        "device": "../../evil",
+        "run_id": "../../evil",
+        "versions": {"kdedge": "9"},
+        "facts": {"cpu": "\x1b]0;pwned\x07fast"},
+    }
+    record = quick(onnx_file, lying_device(board, tmp_path, {**true_answer, **lie}), tmp_path / "runs")
+    assert (record.device, record.artifact["path"]) == ("pi", str(onnx_file))
+    assert record.run_id != "../../evil" and record.versions["kdedge"] != "9"
+    assert record.facts["cpu"] == "fast"
+    assert [p.parent for p in (tmp_path / "runs").iterdir()] == [tmp_path / "runs"]

@@ -1,0 +1,227 @@
+"""The contract that users' scripts rest on: commands, exit codes, one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kdedge.bundle import Bundle
+
+COMMANDS = [
+    ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["device"],
+    ["device", "add"], ["device", "list"], ["device", "check"], ["device", "setup"], ["device", "remove"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """One thread, and a configuration folder of the test's own."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "KDEDGE_CONFIG_DIR": str(tmp_path / "config")}
+
+
+def kdedge(environment: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kdedge", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+
+
+def document(process: subprocess.CompletedProcess[str]) -> Any:
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def refused(process: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
+    """One line of error that says these words; the code; no traceback."""
+    assert process.returncode == code, process.stderr
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, process.stderr
+    for words in says:
+        assert words in lines[0]
+    assert "Traceback" not in process.stderr
+
+
+@pytest.fixture(scope="module")
+def artifacts(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Both formats, exported by the command line from the small bundle: format -> its JSON document."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    made = {}
+    for format_ in ("onnx", "tflite"):
+        out = folder / f"student.{format_}"
+        made[format_] = document(
+            kdedge(environment, "export", small_bundle.path, "--format", format_, "--out", out, "--json")
+        )
+    return made
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_an_example(words: list[str], environment: dict[str, str]) -> None:
+    process = kdedge(environment, *words, "--help")
+    assert process.returncode == 0
+    assert "Example: kdedge " in process.stdout
+
+
+def test_version(environment: dict[str, str]) -> None:
+    from kdedge import __version__
+
+    assert kdedge(environment, "--version").stdout == f"kdedge {__version__}\n"
+
+
+def test_recipes(environment: dict[str, str]) -> None:
+    listed = document(kdedge(environment, "recipes", "--json"))
+    assert {"digits", "cifar10-cpu"} <= {entry["name"] for entry in listed}
+    lines = kdedge(environment, "recipes").stdout.splitlines()
+    assert len(lines) == len(listed)
+
+
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_export_document(artifacts: dict[str, Any], format_: str) -> None:
+    made = artifacts[format_]
+    assert made["format"] == format_
+    assert made["precision"] == "int8"
+    artifact = Path(made["artifact"])
+    assert made["size_bytes"] == artifact.stat().st_size
+    assert made["float_ops"] == []
+    assert made["parity"]["n"] == 592
+    assert made["parity"]["agreement"] >= 0.95
+    assert abs(made["parity"]["accuracy_student"] - made["parity"]["accuracy_artifact"]) <= 0.02
+    assert json.loads(artifact.with_name(artifact.name + ".parity.json").read_text())["sha256"] == made["sha256"]
+
+
+def test_eval_is_one_path_for_bundle_and_artifacts(
+    small_bundle: Bundle, artifacts: dict[str, Any], environment: dict[str, str]
+) -> None:
+    scored = document(kdedge(environment, "eval", small_bundle.path, "--json"))
+    assert scored["metrics"] == {
+        key: small_bundle.manifest["metrics"]["student_int8"][key] for key in ("accuracy", "f1_macro")
+    }
+    assert scored["n"] == 592
+    assert scored["runtime"]["name"] == "torch"
+    for format_, runtime in (("onnx", "onnxruntime"), ("tflite", "ai-edge-litert")):
+        path = artifacts[format_]["artifact"]
+        own = document(kdedge(environment, "eval", path, "--data", "digits", "--json"))
+        assert own["runtime"]["name"] == runtime
+        assert own["runtime"]["version"]
+        # The artifact's own metadata lead to the very test split of the training.
+        assert own["n"] == 592
+        assert own["metrics"]["accuracy"] == pytest.approx(artifacts[format_]["parity"]["accuracy_artifact"], abs=1e-6)
+
+
+def test_bench_local_and_report(artifacts: dict[str, Any], environment: dict[str, str], tmp_path: Path) -> None:
+    for format_, made in artifacts.items():
+        record = document(
+            kdedge(
+                environment,
+                "bench",
+                made["artifact"],
+                "--repetitions",
+                "50",
+                "--min-duration",
+                "0.2",
+                "--accuracy-data",
+                "digits",
+                "--out",
+                tmp_path / "records",
+                "--json",
+            )
+        )
+        latency = record["latency_s"]
+        assert len(latency["samples"]) == latency["n"] >= 50
+        assert 0 < latency["p50"] <= latency["p90"]
+        assert (latency["p99"] is None) == ("latency_s.p99" in record["unmeasured"])
+        assert record["device"] == "local"
+        assert record["artifact_sha256"] == made["sha256"]
+        assert record["load_s"] > 0
+        assert record["first_inference_s"] > 0
+        assert record["memory_bytes"]["peak"] > 1e6
+        assert (record["power_w"] is None) == ("power_w" in record["unmeasured"])
+        assert record["verdict"] in ("steady", "drifting", "throttled", "undervoltage", "noisy")
+        assert record["accuracy"]["accuracy"] == pytest.approx(made["parity"]["accuracy_artifact"], abs=1e-6)
+        assert record["runtime"]["version"], format_
+    page = tmp_path / "report.html"
+    reported = document(kdedge(environment, "report", tmp_path / "records", "--out", page, "--json"))
+    assert len(reported["rows"]) == 2
+    assert page.read_text().startswith("<!")
+
+
+def test_parity_refuses_to_leave_an_artifact(small_bundle: Bundle, environment: dict[str, str], tmp_path: Path) -> None:
+    """A tolerance that no quantised file can meet: agreement above 1."""
+    out = tmp_path / "student.onnx"
+    process = kdedge(
+        environment, "export", small_bundle.path, "--format", "onnx", "--out", out, "--agreement", "1.01", "--json"
+    )
+    refused(process, "agree", code=1)
+    assert json.loads(process.stdout)["error"]["exit_code"] == 1
+    assert list(tmp_path.glob("*student*")) == []
+
+
+def test_the_users_mistakes_with_a_recipe_and_data(environment: dict[str, str], tmp_path: Path) -> None:
+    refused(kdedge(environment, "distill", "digit"), "no recipe 'digit'", "Did you mean 'digits'")
+    refused(
+        kdedge(environment, "distill", "digits", "--set", "student.training.epoch=1"),
+        "unknown recipe key 'student.training.epoch'", "Did you mean 'student.training.epochs'",
+    )  # fmt: skip
+    refused(
+        kdedge(environment, "distill", "digits", "--data", tmp_path / "none", "--out", tmp_path / "o"), "no such folder"
+    )
+    assert not (tmp_path / "o").exists()
+    assert kdedge(environment, "distill").returncode == 2
+    assert kdedge(environment, "no-such-command").returncode == 2
+
+
+def test_a_teacher_of_other_classes(small_bundle: Bundle, environment: dict[str, str], tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)).state_dict(), tmp_path / "t.pt")
+    refused(
+        kdedge(environment, "distill", "digits", "--teacher", tmp_path / "t.pt", "--out", tmp_path / "o"),
+        "the teacher has 7 classes, the data has 10",
+    )
+
+
+def test_the_users_mistakes_with_bundles_and_artifacts(
+    small_bundle: Bundle, artifacts: dict[str, Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    refused(kdedge(environment, "export", tmp_path / "none", "--format", "onnx"), "no such bundle")
+    refused(
+        kdedge(environment, "export", small_bundle.path, "--format", "coreml"), "no format 'coreml'", "onnx, tflite"
+    )
+    damaged = shutil.copytree(small_bundle.path, tmp_path / "bundle")
+    (damaged / "student-int8.safetensors").write_bytes(b"cut")
+    refused(kdedge(environment, "export", damaged, "--format", "onnx"), "truncated", "student-int8.safetensors")
+    for format_, made in artifacts.items():
+        half = tmp_path / f"half.{format_}"
+        whole = Path(made["artifact"]).read_bytes()
+        half.write_bytes(whole[: len(whole) // 2])
+        refused(kdedge(environment, "eval", half, "--data", "digits"), f"half.{format_}")
+        refused(kdedge(environment, "bench", half, "--out", tmp_path / "r"), f"half.{format_}")
+        refused(kdedge(environment, "eval", made["artifact"]), "--data digits")
+    refused(kdedge(environment, "bench", tmp_path / "none.onnx"), "none.onnx")
+    refused(kdedge(environment, "bench", small_bundle.path, "--precision", "int4"), "no int4 student")
+    refused(kdedge(environment, "bench", small_bundle.path, "--device", "pi"), "on this machine only")
+    refused(kdedge(environment, "report", tmp_path / "none"), "none")
+
+
+def test_devices(artifacts: dict[str, Any], environment: dict[str, str]) -> None:
+    path = artifacts["onnx"]["artifact"]
+    refused(kdedge(environment, "bench", path, "--device", "pi"), "kdedge device add pi")
+    added = document(
+        kdedge(environment, "device", "add", "pi", "pi@127.0.0.1", "--kind", "pi", "--port", "1", "--json")
+    )
+    assert added["address"] == "pi@127.0.0.1"
+    listed = document(kdedge(environment, "device", "list", "--json"))
+    assert [device["name"] for device in listed] == ["local", "pi"]
+    # Nothing listens on port 1 of loopback.
+    refused(kdedge(environment, "bench", path, "--device", "pi"), "pi", code=3)
+    checked = kdedge(environment, "device", "check", "pi", "--json")
+    assert checked.returncode == 3
+    assert json.loads(checked.stdout)["ok"] is False
+    refused(kdedge(environment, "device", "add", "pi", "pi@127.0.0.1"), "there already")
+    assert document(kdedge(environment, "device", "remove", "pi", "--json"))["name"] == "pi"
+    refused(kdedge(environment, "device", "remove", "pi"), "pi")

@@ -1,0 +1,105 @@
+"""Every command and example in README.md runs, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("kdedge ")]
+# Long trainings run with the same words and few epochs; what they reach is measured, or tested elsewhere.
+SHORTENED = {
+    "cifar10-cpu": [
+        "teacher.model=mlp", "teacher.training.epochs=0", "student.training.epochs=0", "qat.training.epochs=0"
+    ],
+    # The demo's test trains this recipe in full.
+    "digits": ["teacher.training.epochs=1", "student.training.epochs=2", "qat.training.epochs=1"],
+}  # fmt: skip
+DEVICE = [line for line in COMMANDS if "device " in line]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(demo_run: Path) -> Path:
+    """Where the commands run: `runs/demo` is there, as after `make demo`."""
+    return demo_run.parents[1]
+
+
+def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+
+
+def test_there_are_commands_of_every_kind() -> None:
+    assert {line.split()[1] for line in COMMANDS} == {
+        "recipes", "distill", "export", "eval", "bench", "device", "report"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in DEVICE])
+def test_a_command(line: str, folder: Path) -> None:
+    words = shlex.split(line)
+    if "../shared/data" in line:
+        data = ROOT.parent / "shared" / "data"
+        if not data.is_dir():
+            pytest.skip(f"../shared/data is not there: {line!r} was not run")
+        words = [word.replace("../shared/data", str(data)) for word in words]
+    for recipe, overrides in SHORTENED.items():
+        if words[:3] == ["kdedge", "distill", recipe]:
+            words += [f"--set={override}" for override in overrides]
+    done = run([sys.executable, "-m", *words], folder)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_the_commands_of_a_device(folder: Path, tmp_path: Path) -> None:
+    """In README's order against a real SSH server; its user is this one, for not every machine has a user `pi`."""
+    from tests.device.sshd import start_sshd
+
+    server = start_sshd(tmp_path / "board")
+    try:
+        config = server.folder / "ssh_config"
+        config.write_text(f"Host raspberrypi.local\n  HostName 127.0.0.1\n  Port {server.port}\n{config.read_text()}")
+        address = server.device().address.replace("127.0.0.1", "raspberrypi.local")
+        for line in DEVICE:
+            words = shlex.split(line.replace("pi@raspberrypi.local", address))
+            done = run(
+                [sys.executable, "-m", *words],
+                folder,
+                KDEDGE_CONFIG_DIR=str(tmp_path / "config"),
+                KDEDGE_SSH_OPTIONS=f"-F {shlex.quote(str(config))}",
+            )
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_a_make_target_exists(line: str) -> None:
+    done = run(["make", "--dry-run", *line.split()[1:]], ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_example(folder: Path) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python"]
+    done = run([sys.executable, "-c", code], folder)
+    assert done.returncode == 0, done.stderr
+    accuracy, p50, _ = done.stdout.splitlines()[-1].split(maxsplit=2)
+    assert float(accuracy) > 0.97
+    assert float(p50) > 0
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,81 @@
+"""Small nets that hold every op the quantiser knows, for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """conv-bn-relu6, depthwise conv, add, as in MobileNetV2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1, bias=False),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels, bias=False),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(2 * channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.body(x)
+        return result
+
+
+class Branches(nn.Module):
+    """Concatenation of a rectified and a plain branch, max- and average-pooled."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.right = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = torch.relu(self.left(x))
+        right = torch.nn.functional.avg_pool2d(self.right(x), 2)
+        return torch.nn.functional.max_pool2d(torch.cat([left, right], 1), 3, stride=2, padding=1)
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation with a hard sigmoid, then plain numbers, then SiLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = nn.functional.hardsigmoid(self.squeeze(nn.functional.adaptive_avg_pool2d(x, 1)))
+        return nn.functional.silu((x * gate * 2.0 + 0.25) / 1.5)
+
+
+def head(channels: int, classes: int = 5) -> list[nn.Module]:
+    """Global pool, flatten, hidden layer with dropout, classifier."""
+    layers = [nn.Linear(channels, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes)]
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(1), *layers]
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A net [N, 3, 16, 16] -> [N, 5] in eval mode, with batch-norm statistics unlike the initial ones."""
+    torch.manual_seed(seed)
+    body: dict[str, list[nn.Module]] = {
+        "residual": [nn.Conv2d(3, 8, 3, padding=1), Residual(8), Residual(8), *head(8)],
+        "branches": [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Branches(8), *head(16)],
+        "gate": [nn.Conv2d(3, 8, 3, stride=2, padding=1), Gate(8), *head(8)],
+    }
+    net = nn.Sequential(*body[name])
+    net.train()
+    with torch.no_grad():
+        for _ in range(5):
+            net(2.0 * torch.randn(32, 3, 16, 16) + 0.3)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    return net.eval()
+
+
+NAMES = ("residual", "branches", "gate")

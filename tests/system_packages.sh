@@ -1,0 +1,26 @@
+#!/bin/sh
+# Install what the tests use beyond Python (Debian and its kin, as root or with password-less sudo).
+# Never fails: a test that lacks one of these skips and says what is missing.
+missing=""
+[ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
+command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
+command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
+[ -z "$missing" ] && exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "not installed, and there is no apt-get here:$missing; their tests will skip" >&2
+    exit 0
+fi
+if [ "$(id -u)" = 0 ]; then root=""; elif sudo -n true 2>/dev/null; then root="sudo -n"; else
+    echo "not installed, and this user may not install packages:$missing; their tests will skip" >&2
+    exit 0
+fi
+echo "installing:$missing"
+# The SSH server is only started by tests, on loopback: its package must not start one.
+policy=/usr/sbin/policy-rc.d
+[ -e $policy ] && policy="" || printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null
+[ -n "$policy" ] && $root chmod +x $policy
+export DEBIAN_FRONTEND=noninteractive
+$root apt-get update -q >/dev/null && $root apt-get install -y -q --no-install-recommends $missing >/dev/null ||
+    echo "could not install:$missing; their tests will skip" >&2
+[ -n "$policy" ] && $root rm -f $policy
+exit 0

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdedge_agent.protocol import ProtocolError, RunRecord
+from kdedge_agent.record import build_record
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "type": "result",
+        "of": "measure",
+        "artifact_sha256": "0" * 64,
+        "runtime": {"name": "onnxruntime", "version": "1.0", "provider": "CPUExecutionProvider"},
+        "threads": 1,
+        "request": {},
+        "latency_s": {
+            "samples": [0.002, 0.001, 0.003],
+            "warmup_samples": [0.01],
+            "warmup_steady": True,
+            "warmup_rule": "three blocks",
+            "preempted": 2,
+            "p50": 999.0,
+        },
+        "load_s": 0.1,
+        "first_inference_s": 0.01,
+        "memory_bytes": {"peak": 1000},
+        "power_w": None,
+        "energy_j_per_inference": None,
+        "power": None,
+        "unmeasured": {"power_w": "no sensor"},
+        "facts": {},
+        "verdict": "steady",
+        "verdict_reasons": [],
+        "versions": {"agent": "0.1.0", "protocol": 1},
+    }
+    return {**good, **changes}
+
+
+def record(changed: dict[str, Any], **more: Any) -> RunRecord:
+    return build_record(
+        changed,
+        device="pi",
+        device_kind="pi",
+        run_id="r1",
+        created_at="2026-01-01T00:00:00+00:00",
+        artifact={"path": "m.onnx"},
+        versions={"kdedge": "0.1.0"},
+        **more,
+    )
+
+
+def test_statistics_come_from_the_raw_samples_and_not_from_the_device() -> None:
+    built = record(result())
+    assert built.latency_s["p50"] == 0.002
+    assert built.latency_s["n"] == 3
+    assert built.latency_s["warmup_steady"] is True
+    assert built.unmeasured["power_w"] == "no sensor"
+    assert "latency_s.p99" in built.unmeasured
+    assert built.versions == {"agent": "0.1.0", "protocol": 1, "kdedge": "0.1.0"}
+
+
+def test_a_record_survives_json() -> None:
+    built = record(result(), accuracy={"n": 10, "accuracy": 0.9, "f1_macro": 0.89})
+    assert RunRecord.from_json(json.loads(json.dumps(built.to_dict(), allow_nan=False))) == built
+    assert "accuracy" not in built.unmeasured
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"verdict": "excellent"}, "verdict"),
+        ({"latency_s": None}, "latency_s"),
+        ({"latency_s": {"samples": [], "warmup_samples": []}}, "there is none"),
+        ({"latency_s": {"samples": [float("nan")], "warmup_samples": []}}, "duration"),
+        ({"latency_s": {"samples": [-1.0], "warmup_samples": []}}, "duration"),
+        ({"latency_s": {"samples": ["1"], "warmup_samples": []}}, "duration"),
+        ({"latency_s": {"samples": "1234", "warmup_samples": []}}, "list"),
+        ({"unmeasured": {"power_w": 3}}, "unmeasured"),
+        ({"verdict_reasons": "no"}, "verdict_reasons"),
+        ({"runtime": "onnxruntime"}, "runtime"),
+        ({"memory_bytes": [1]}, "memory_bytes"),
+        ({"load_s": "fast"}, "load_s"),
+    ],
+)
+def test_what_a_device_may_not_send(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        record(result(**change))
+
+
+def test_a_missing_part_is_named() -> None:
+    lacking = result()
+    del lacking["facts"]
+    with pytest.raises(ProtocolError, match="lacks facts"):
+        record(lacking)
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.lists(st.integers())
+    | st.dictionaries(st.text(), st.integers())
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(result())), VALUES))
+def test_hostile_results_make_a_record_or_a_protocol_error(changes: dict[str, Any]) -> None:
+    try:
+        built = record(result(**changes))
+    except ProtocolError:
+        return
+    json.dumps(built.to_dict())

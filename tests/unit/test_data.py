@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kdedge.data import load_data
+from kdedge.errors import DataError
+from kdedge.image_sources import ImageSet
+from kdedge.recipe import DataRecipe
+from PIL import Image
+
+RECIPE = DataRecipe(name="-", image_size=8)
+
+
+def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (10, 8)) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+    return root
+
+
+def rows(data: ImageSet) -> set[bytes]:
+    return {image.numpy().tobytes() for image in data.images}
+
+
+def test_digits_are_split_without_overlap_and_always_alike() -> None:
+    splits = load_data(DataRecipe(name="digits", image_size=8, test_fraction=0.33))
+    parts = (splits.train, splits.validation, splits.test)
+    assert sum(map(len, parts)) == 1797
+    assert len(splits.test) >= 300
+    assert splits.labels == tuple("0123456789")
+    for part in parts:
+        assert set(part.labels.tolist()) == set(range(10))
+    # Two of the 1,797 images could be alike; none are, so images can stand for samples here.
+    assert not rows(splits.train) & rows(splits.test)
+    assert not rows(splits.train) & rows(splits.validation)
+    assert not rows(splits.validation) & rows(splits.test)
+    again = load_data(DataRecipe(name="digits", image_size=8, test_fraction=0.33))
+    assert again.fingerprint == splits.fingerprint
+    other = load_data(DataRecipe(name="digits", image_size=8, test_fraction=0.33, split_seed=1))
+    assert other.fingerprint != splits.fingerprint
+
+
+def test_class_folders_become_labels_in_order_and_images_are_cropped(tmp_path: Path) -> None:
+    splits = load_data(RECIPE, str(make_folder(tmp_path / "d", {"cat": 10, "ant": 6, "dog": 8})))
+    assert splits.labels == ("ant", "cat", "dog")
+    assert splits.shape == (3, 8, 8)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 24
+    assert splits.train.images.dtype == torch.uint8
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    make_folder(tmp_path / "d" / "train", {"a": 10, "b": 10})
+    make_folder(tmp_path / "d" / "test", {"a": 3, "b": 4})
+    splits = load_data(RECIPE, str(tmp_path / "d"))
+    assert len(splits.test) == 7
+    assert len(splits.train) + len(splits.validation) == 20
+
+
+def test_one_channel(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 5, "b": 5})
+    assert load_data(DataRecipe(name="-", image_size=8, channels=1), str(folder)).shape == (1, 8, 8)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(DataError, match=r"no such folder \(\./nowhere\)"):
+        load_data(RECIPE, "./nowhere")
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        load_data(RECIPE, str(tmp_path / "x"))
+
+
+def test_an_empty_class_is_named(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 5, "b": 5})
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="class 'empty' has no images"):
+        load_data(RECIPE, str(folder))
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found 1 class folders, at least 2"):
+        load_data(RECIPE, str(make_folder(tmp_path / "d", {"a": 5})))
+
+
+def test_one_corrupt_image_among_thousands_is_named_or_skipped(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 1500, "b": 1500}, size=(8, 8))
+    bad = folder / "b" / "0777.png"
+    bad.write_bytes((folder / "b" / "000.png").read_bytes()[:60])
+    with pytest.raises(DataError) as caught:
+        load_data(RECIPE, str(folder))
+    assert str(bad) in str(caught.value)
+    assert "data.on_corrupt=skip" in str(caught.value)
+    splits = load_data(DataRecipe(name="-", image_size=8, on_corrupt="skip"), str(folder))
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 3000
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "d" / "train", {"a": 4, "b": 4})
+    make_folder(tmp_path / "d" / "test", {"a": 2, "c": 2})
+    with pytest.raises(DataError, match="other classes than the rest: b, c"):
+        load_data(RECIPE, str(tmp_path / "d"))
+
+
+def make_parquet(folder: Path, corrupt: int | None = None) -> Path:
+    import io
+
+    import datasets
+
+    def encode(value: int) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), (value, value, value)).save(stream, "PNG")
+        return stream.getvalue()
+
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
+    for split, count in (("train", 40), ("test", 10)):
+        cells = [{"bytes": encode(n * 5), "path": None} for n in range(count)]
+        if split == "test" and corrupt is not None:
+            cells[corrupt]["bytes"] = b"no image"
+        table = datasets.Dataset.from_dict({"img": cells, "label": [n % 2 for n in range(count)]}, features=features)
+        (folder / "plain_text").mkdir(parents=True, exist_ok=True)
+        table.to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_hub_layout(tmp_path: Path) -> None:
+    splits = load_data(RECIPE, str(make_parquet(tmp_path / "hub")))
+    assert splits.labels == ("dark", "light")
+    assert (len(splits.train) + len(splits.validation), len(splits.test)) == (40, 10)
+    assert set(splits.test.images[3].flatten().tolist()) == {15}
+
+
+def test_hub_layout_names_the_row_that_is_corrupt(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split test, row 7"):
+        load_data(RECIPE, str(make_parquet(tmp_path / "hub", corrupt=7)))
+
+
+def test_hub_layout_with_a_cut_parquet_file(tmp_path: Path) -> None:
+    folder = make_parquet(tmp_path / "hub")
+    file = folder / "plain_text" / "train-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError, match="cannot load the data set"):
+        load_data(RECIPE, str(folder))
+
+
+@pytest.mark.skipif(
+    not Path(__file__).parents[2].parent.joinpath("shared/data/imagenet-sample").is_dir(),
+    reason="../shared/data/imagenet-sample is not there: real photographs in class folders are not tried",
+)
+def test_real_photographs_in_class_folders(tmp_path: Path) -> None:
+    sample = Path(__file__).parents[2].parent / "shared/data/imagenet-sample"
+    for folder in sorted(sample.iterdir())[:6]:
+        target = tmp_path / "d" / folder.name
+        target.mkdir(parents=True)
+        photograph = next(folder.glob("*.jpeg"))
+        for number in range(3):
+            shutil.copy(photograph, target / f"{number}.jpeg")
+    splits = load_data(DataRecipe(name="-", image_size=64), str(tmp_path / "d"))
+    assert splits.shape == (3, 64, 64)
+    assert len(splits.labels) == 6

@@ -1,0 +1,145 @@
+"""devices.toml: what goes in comes out, the user's own words stay, hostile names are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kdedge.errors import UserError
+
+from kdedge_bench.devices import LOCAL, Device, add_device, config_path, get_device, list_devices, remove_device
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KDEDGE_CONFIG_DIR", str(tmp_path / "config"))
+    return tmp_path / "config" / "devices.toml"
+
+
+def test_local_is_always_there() -> None:
+    assert list_devices() == [LOCAL]
+    assert get_device("local").is_local
+    for change in (lambda: remove_device("local"), lambda: add_device(Device("local", "pi@host"))):
+        with pytest.raises(UserError):
+            change()
+
+
+def test_added_devices_come_back_whole_and_private(config: Path) -> None:
+    pi = Device("pi", "pi@raspberrypi.local", "pi")
+    jetson = Device("orin", "nvidia@10.0.0.7", "jetson", port=2222, python="~/venv/bin/python", ssh_config="/c")
+    add_device(pi)
+    assert add_device(jetson) == config == config_path()
+    assert list_devices() == [LOCAL, pi, jetson]
+    assert get_device("orin") == jetson
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert remove_device("pi") == pi
+    assert list_devices() == [LOCAL, jetson]
+
+
+def test_a_taken_name_needs_replace() -> None:
+    add_device(Device("pi", "pi@a", port=22))
+    with pytest.raises(UserError, match="pi@a"):
+        add_device(Device("pi", "pi@b"))
+    add_device(Device("pi", "pi@b"), replace=True)
+    assert get_device("pi") == Device("pi", "pi@b")
+
+
+def test_the_users_comments_stay(config: Path) -> None:
+    config.parent.mkdir()
+    config.write_text(
+        '# my boards\n[devices.kitchen]  # on the shelf\naddress = "pi@kitchen"  # wired\n'
+        'kind = "pi"\n\n[other]\nx = 1\n'
+    )
+    add_device(Device("pi", "pi@host"))
+    remove_device("pi")
+    text = config.read_text()
+    for words in ("# my boards", "# on the shelf", "# wired", "[other]\nx = 1"):
+        assert words in text
+    assert get_device("kitchen") == Device("kitchen", "pi@kitchen", "pi")
+
+
+def test_unknown_device_names_the_nearest_and_how_to_add(config: Path) -> None:
+    add_device(Device("jetson-lab", "me@host"))
+    with pytest.raises(UserError) as caught:
+        get_device("jetson-lap")
+    assert str(caught.value) == (
+        f"no device is called 'jetson-lap'; known: local, jetson-lab ({config}). Did you mean jetson-lab? "
+        "Otherwise add it with: kdedge device add jetson-lap pi@raspberrypi.local --kind jetson"
+    )
+    with pytest.raises(UserError, match=r"kdedge device add pi pi@raspberrypi\.local --kind pi"):
+        get_device("\x1b[31m;rm -rf")
+
+
+HOSTILE = ["", "-rf", ".hidden", "a b", "a\nb", "$(id)", "it's", 'q"', "a;b", "ä", "\x1b[31m", "x" * 65, "a/b", "../x"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name") as caught:
+        Device(name, "pi@host")
+    assert str(caught.value).isprintable()
+
+
+ADDRESSES = ["", "-oProxyCommand=id", "pi@-x", "-l@host", "a b@host", "pi@ho st", "pi@h\n", "$(id)@h", "pi@`id`",
+             "@host", "pi@", "pi@h;id", "a@b@c", "pi@h'", "pi@\x1b[0m", "pi@h/..", "ssh://pi@host"]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_that_are_refused(address: str) -> None:
+    with pytest.raises(UserError, match="is not an address") as caught:
+        Device("pi", address)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "address", ["pi@raspberrypi.local", "10.0.0.2", "kitchen", "a.b-c+d@h", "m$@h", "pi@fe80::1%eth0"]
+)
+def test_addresses_that_are_fine(address: str) -> None:
+    device = Device("pi", address)
+    assert "@".join(filter(None, (device.user, device.host))) == address
+
+
+def test_a_port_in_the_address_says_where_it_belongs() -> None:
+    with pytest.raises(UserError, match="host --port 2222"):
+        Device("pi", "pi@host:2222")
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_ports_that_are_refused(port: int) -> None:
+    with pytest.raises(UserError, match="port"):
+        Device("pi", "pi@host", port=port)
+
+
+@pytest.mark.parametrize("path", ["", "-c", "a\nb", "\x00", "\x1b[2J"])
+def test_paths_that_are_refused(path: str) -> None:
+    with pytest.raises(UserError, match="python"):
+        Device("pi", "pi@host", python=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[devices", "not TOML"),
+        ("devices = 3", "not a table"),
+        ("[devices.pi]\nkind = 'pi'", "no address"),
+        ("[devices.pi]\naddress = 'pi@h'\nprot = 22", "Did you mean port"),
+        ("[devices.pi]\naddress = 'pi@h'\nkind = 'toaster'", "pi, jetson, linux"),
+        ("[devices.pi]\naddress = 7", "not an address"),
+        ("[devices.pi]\naddress = 'pi@h'\nport = 'ssh'", "port"),
+        ("[devices.'a b']\naddress = 'pi@h'", "cannot be the name"),
+    ],
+)
+def test_damaged_files_are_named(config: Path, text: str, words: str) -> None:
+    config.parent.mkdir()
+    config.write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        list_devices()
+    assert str(config) in str(caught.value)
+    assert config.read_text() == text
+
+
+def test_local_kind_is_not_for_other_names(config: Path) -> None:
+    config.parent.mkdir()
+    config.write_text("[devices.pi]\naddress = 'pi@h'\nkind = 'local'")
+    with pytest.raises(UserError, match="kind"):
+        list_devices()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kdedge.errors import RecipeError
+from kdedge.recipe_file import load_recipe, recipe_from_dict, shipped_recipes
+
+MINIMAL = """
+name = "own"
+description = "a recipe of mine"
+[data]
+name = "digits"
+[teacher]
+model = "resnet18"
+[teacher.training]
+epochs = 1
+[student]
+model = "mlp"
+[student.training]
+epochs = 1
+[qat.training]
+epochs = 1
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "own.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_load_and_survive_the_manifest(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+    assert "\n" not in recipe.description
+
+
+def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert (recipe.student.model, recipe.distillation.temperature) == ("mlp", 3.0)
+
+
+def test_the_hash_follows_values_alone(tmp_path: Path) -> None:
+    plain = load_recipe(write(tmp_path, MINIMAL))
+    assert load_recipe(write(tmp_path, "# a comment\n" + MINIMAL)).sha256 == plain.sha256
+    assert load_recipe(write(tmp_path, MINIMAL), ["seed=1"]).sha256 != plain.sha256
+
+
+def test_overrides_take_toml_values_and_bare_words() -> None:
+    recipe = load_recipe("digits", ["student.training.epochs=3", "student.model=mlp", "distillation.alpha=1"])
+    assert (recipe.student.training.epochs, recipe.student.model, recipe.distillation.alpha) == (3, "mlp", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("student.trainning.epochs=3", "Did you mean 'student.training'?"),
+        ("student.training.epoch=3", "Did you mean 'student.training.epochs'?"),
+        ("student.training.epochs=3.5", "'student.training.epochs' is 3.5"),
+        ("student.training.epochs=true", "'student.training.epochs' is True"),
+        ("student.training.learning_rate=0", "'student.training.learning_rate' must be above 0"),
+        ("student.training.optimizer=sdg", "one of 'adam', 'adamw', 'sgd'"),
+        ("distillation.temperature=-1", "'distillation.temperature' must be above 0"),
+        ("data.channels=2", "'data.channels' must be 1 or 3"),
+        ("student.stem=tiny", "'imagenet', 'cifar', 'cifar-stride2'"),
+        ("seed", "is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("name.first=3", "is a value, not a table"),
+    ],
+)
+def test_a_bad_override_is_one_clear_line(override: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'digits'"):
+        load_recipe("digit")
+
+
+def test_a_missing_key_and_a_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'student.model' is missing"):
+        load_recipe(write(tmp_path, MINIMAL.replace('model = "mlp"', "")))
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(write(tmp_path, "name = "))

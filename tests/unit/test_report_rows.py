@@ -1,0 +1,216 @@
+"""The rows: every figure is the record's, every gap has its reason; the terminal shows the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdedge.reporting import (
+    COLUMNS,
+    SUMMARY_COLUMNS,
+    Cell,
+    Parity,
+    Row,
+    Run,
+    Runs,
+    Trained,
+    load_runs,
+    rows_json,
+    summary_rows,
+    table,
+    terminal_table,
+)
+from kdedge.reporting.cells import MEGABYTES, MILLISECONDS, PROPORTION, proportion, wilson95
+from kdedge.reporting.conditions import conditions
+from rich.console import Console
+from tests.unit.report_records import NO_SENSOR, facts, fleet, manifest, parity, record, write_fleet
+
+from kdedge_agent.protocol import RunRecord
+
+
+def row_of(run: RunRecord, found: dict[str, Any] | None = None) -> Row:
+    joined = None if found is None else Parity(Path("x.parity.json"), run.artifact_sha256, found)
+    return table(Runs((Run(Path("r.json"), run, joined),)))[0]
+
+
+def test_figures_are_the_records_with_their_n_and_interval() -> None:
+    run = record()
+    cells = row_of(run).cells
+    for key in ("p50", "p90", "p99"):
+        assert cells[key].value == run.latency_s[key]
+        assert cells[key].interval == tuple(run.latency_s["ci95"][key])
+        assert cells[key].n == 1000
+    assert cells["accuracy"].value == 0.975
+    assert cells["accuracy"].n == 360
+    assert cells["accuracy"].note is None
+    assert cells["f1_macro"].value == 0.9741
+    assert cells["f1_macro"].interval is None
+    assert cells["size"].value == 2_500_000
+    assert cells["peak"].value == 64_000_000
+    assert cells["steady"].value == 60_000_000
+    assert cells["load"].value == 0.125
+    assert cells["first"].value == 0.0625
+
+
+def test_what_is_unmeasured_says_why_and_is_never_zero() -> None:
+    cells = row_of(fleet()[1]).cells
+    assert cells["p99"].value is None
+    assert cells["p99"].reason == "200 repetitions; p99 needs 1000"
+    assert cells["energy"].value is None
+    assert cells["energy"].reason == NO_SENSOR
+    assert cells["power"].reason == NO_SENSOR
+    assert "no parity record" in (cells["accuracy"].reason or "")
+    without = record(unmeasured={}, accuracy=None, load_s=None)
+    for key, cell in row_of(without).cells.items():
+        assert (cell.value is None) == (cell.reason is not None), key
+    assert row_of(without).cells["load"].reason == "not measured; the record gives no reason"
+
+
+def test_accuracy_falls_back_to_the_parity_record_and_says_so() -> None:
+    cells = row_of(record(accuracy=None, unmeasured={"accuracy": "not asked for"}), parity("a" * 64, 0.9722)).cells
+    assert cells["accuracy"].value == 0.9722
+    assert cells["accuracy"].n == 360
+    assert "host" in (cells["accuracy"].note or "")
+    on_device = row_of(record(), parity("a" * 64, 0.5)).cells["accuracy"]
+    assert on_device.value == 0.975
+    assert on_device.note is None
+    neither = row_of(record(accuracy=None, unmeasured={"accuracy": "not asked for"})).cells["accuracy"]
+    assert "not asked for" in (neither.reason or "")
+
+
+def test_energy_counts_the_readings_under_load_and_names_the_source() -> None:
+    cells = row_of(fleet()[3]).cells
+    assert cells["energy"].value == 0.009
+    assert cells["energy"].n == 101  # readings at 0.0, 0.1 .. 10.0 s; those of the idle windows do not count
+    assert "INA219" in (cells["energy"].note or "")
+    assert cells["net_energy"].value == 0.0039
+    assert "idle drift alone: ±0.100 mJ" in (cells["net_energy"].note or "")
+    assert cells["power"].value == 4.5
+
+
+def test_why_a_percentile_has_no_interval_is_said() -> None:
+    run = record()
+    few = {**run.latency_s, "n": 5, "ci95": {"p50": None}}
+    unmeasured = {"latency_s.ci95.p50": "5 samples are too few"}
+    cell = row_of(record(latency_s=few, unmeasured=unmeasured)).cells["p50"]
+    assert cell.interval_text == "5 samples are too few"
+
+
+def test_summary_has_students_then_runs(tmp_path: Path) -> None:
+    rows = summary_rows(load_runs([write_fleet(tmp_path / "demo")]))
+    assert [row.label for row in rows[:2]] == ["float student", "int8 student"]
+    assert [row.format for row in rows] == ["torch", "torch", "tflite", "onnx", "tflite", "onnx"] or {
+        row.format for row in rows[2:]
+    } == {"onnx", "tflite"}
+    assert rows[0].cells["accuracy"].value == 0.9806
+    assert rows[1].cells["accuracy"].value == 0.9778
+    assert rows[0].cells["size"].value == 9_000_000
+    assert rows[0].runtime == "torch 2.0.0"
+    for column in SUMMARY_COLUMNS:
+        for row in rows:
+            assert column.key in row.cells
+
+
+def test_a_manifest_without_parts_leaves_reasons() -> None:
+    bare = {key: value for key, value in manifest().items() if key not in ("metrics", "files", "versions")}
+    run = Run(Path("r.json"), record(), None)
+    rows = summary_rows(Runs((run,), (Trained(Path("bundle"), bare),)))
+    assert rows[0].cells["accuracy"].reason == "the bundle's manifest has no metrics of student_float"
+    assert "does not list" in (rows[0].cells["size"].reason or "")
+    assert rows[0].runtime == "torch"
+
+
+def test_rows_as_json_hold_the_same_numbers(tmp_path: Path) -> None:
+    rows = table(load_runs([write_fleet(tmp_path / "demo")]))
+    document = json.loads(json.dumps(rows_json(rows), allow_nan=False))
+    for row, plain_row in zip(rows, document, strict=True):
+        for key, cell in row.cells.items():
+            assert plain_row["figures"][key]["value"] == cell.value
+            assert plain_row["figures"][key]["reason"] == cell.reason
+            assert plain_row["figures"][key]["n"] == cell.n
+
+
+@pytest.mark.parametrize(("width", "spread"), [(110, True), (80, False)])
+def test_the_terminal_shows_the_same_rows_uncut(tmp_path: Path, width: int, spread: bool) -> None:
+    rows = summary_rows(load_runs([write_fleet(tmp_path / "demo")]))
+    out = io.StringIO()
+    columns = SUMMARY_COLUMNS if not spread else COLUMNS
+    Console(file=out, width=width).print(terminal_table(rows, columns, spread=spread))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    for row in rows:
+        for column in columns:
+            cell = row.cells[column.key]
+            if cell.value is not None:
+                assert cell.unit.number(cell.value) in text
+                assert not spread or cell.interval is None or cell.interval_text in text
+    assert NO_SENSOR in text
+    assert "drifting" in text
+    assert "…" not in text  # no cell was cut off
+
+
+def test_terminal_escapes_and_markup_from_a_device_are_shown_as_text() -> None:
+    run = record(device="\x1b[31mred[bold]", verdict_reasons=["a\nb\x07"])
+    row = row_of(run)
+    assert "\x1b" not in row.device
+    assert row.verdict_reasons == ("a\\nb\\x07",)
+    out = io.StringIO()
+    Console(file=out, width=120, color_system=None).print(terminal_table([row]))
+    assert "\x1b" not in out.getvalue()
+    assert "[bold]" in out.getvalue()
+
+
+def test_conditions_tell_before_and_after() -> None:
+    told = dict(conditions(fleet()[3]))
+    assert told["Governor"] == "ondemand"
+    assert told["Temperature"] == "40 to 45 °C → 40 to 78.5 °C"
+    assert told["Frequency"] == "1.8 to 2.4 GHz"
+    assert told["Throttle flags"] == "none set"
+    assert told["OS"] == "Synthetic OS 12"
+    assert told["Kernel"] == "6.0.0-synthetic"
+    assert told["Runtime"] == "ai-edge-litert 2.0.0"
+    assert told["Threads"] == "1"
+    assert told["Measured"] == "2026-01-02 03:04:05 UTC"
+
+
+def test_conditions_name_what_is_missing_and_flags_that_are_up() -> None:
+    assert dict(conditions(record(facts={})))["Governor"] == "not recorded"
+    hot = facts()
+    hot["after"]["throttle"] = {"raw": 5, "set": ["undervoltage", "throttled"]}
+    assert dict(conditions(record(facts=hot)))["Throttle flags"] == "none set → undervoltage, throttled"
+    hot["before"]["throttle"] = hot["after"]["throttle"] = {"raw": None, "set": [], "reason": "no vcgencmd here"}
+    assert dict(conditions(record(facts=hot)))["Throttle flags"] == "no vcgencmd here"
+
+
+def test_wilson_agrees_with_the_published_example() -> None:
+    # R. G. Newcombe, Statist. Med. 17 (1998) 857-872, table I, method 3: 81/263 and 15/148.
+    assert wilson95(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson95(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_wilson_holds_the_share_and_stays_in_range(n: int, share: float) -> None:
+    low, high = wilson95(share, n)
+    assert 0 <= low <= share <= high <= 1
+
+
+@given(st.floats(1e-9, 1e6))
+def test_a_written_figure_keeps_its_digits(value: float) -> None:
+    assert math.isclose(float(MILLISECONDS.number(value)), value * 1e3, rel_tol=1e-3)
+    assert "e" not in MILLISECONDS.number(value)
+
+
+def test_a_cell_is_a_value_or_a_reason() -> None:
+    with pytest.raises(ValueError, match="either a value or the reason"):
+        Cell(None, MEGABYTES)
+    with pytest.raises(ValueError, match="either a value or the reason"):
+        Cell(1.0, MEGABYTES, reason="both")
+    assert Cell(0.0, MEGABYTES).text == "0 MB"
+    assert Cell(None, PROPORTION, reason="why").text == "not measured"
+    assert proportion(0.9, None, None).interval_text == "no interval without n"

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kdedge import models
+from kdedge.data import DataSplits, load_data
+from kdedge.errors import ModelError
+from kdedge.preprocessing import Preprocessing, measure_preprocessing
+from kdedge.recipe import DistillRecipe
+from kdedge.recipe_file import load_recipe
+from kdedge.teacher import find_teacher, save_teacher
+
+
+@pytest.fixture(scope="module")
+def recipe() -> DistillRecipe:
+    return load_recipe("digits", ["data.image_size=16", "teacher.model=mlp"])
+
+
+@pytest.fixture(scope="module")
+def splits(recipe: DistillRecipe) -> DataSplits:
+    return load_data(recipe.data)
+
+
+@pytest.fixture(scope="module")
+def preprocessing(splits: DataSplits) -> Preprocessing:
+    return measure_preprocessing(splits.train.images)
+
+
+def fewer(splits: DataSplits) -> DataSplits:
+    return dataclasses.replace(splits, labels=splits.labels[:7])
+
+
+@pytest.fixture
+def saved(tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> Path:
+    torch.manual_seed(0)
+    net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
+    save_teacher(tmp_path / "teacher", net, recipe.teacher, splits, preprocessing)
+    return tmp_path / "teacher"
+
+
+def test_without_a_spec_the_recipes_own_is_built_to_be_trained(
+    recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    assert find_teacher(None, recipe, splits, preprocessing).to_train == recipe.teacher
+    assert find_teacher("resnet18", recipe, splits, preprocessing).name == "resnet18"
+
+
+def test_a_teacher_that_kdedge_wrote(
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    images = torch.rand(3, *splits.shape)
+    by_folder = find_teacher(str(saved), recipe, splits, preprocessing)
+    by_file = find_teacher(str(saved / "teacher.safetensors"), recipe, splits, preprocessing)
+    assert by_folder.to_train is None
+    assert torch.equal(by_folder.net.eval()(images), by_file.net.eval()(images))
+
+
+def test_classes_in_another_order_are_put_right(
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    backwards = dataclasses.replace(splits, labels=splits.labels[::-1])
+    images = torch.rand(3, *splits.shape)
+    ours = find_teacher(str(saved), recipe, splits, preprocessing).net.eval()(images)
+    theirs = find_teacher(str(saved), recipe, backwards, preprocessing).net.eval()(images)
+    assert torch.equal(theirs, ours.flip(1))
+
+
+def test_wrong_number_of_classes_names_both(
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
+        find_teacher(str(saved), recipe, fewer(splits), preprocessing)
+
+
+def test_a_state_dict_of_torch_is_read_without_running_code(
+    tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "t.pt")
+    assert find_teacher(str(tmp_path / "t.pt"), recipe, splits, preprocessing).to_train is None
+    with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
+        find_teacher(str(tmp_path / "t.pt"), recipe, fewer(splits), preprocessing)
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (str(tmp_path / "ran"),))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ModelError, match="cannot read the checkpoint"):
+        find_teacher(str(tmp_path / "evil.pt"), recipe, splits, preprocessing)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_net_are_refused(
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    torch.save(models.build(recipe.teacher, models.TEACHERS, 10, (3, 8, 8)).state_dict(), tmp_path / "t.pt")
+    with pytest.raises(ModelError, match="do not fit the teacher's net"):
+        find_teacher(str(tmp_path / "t.pt"), recipe, splits, preprocessing)
+    weights = saved / "teacher.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot read the teacher"):
+        find_teacher(str(saved), recipe, splits, preprocessing)
+
+
+def test_an_unknown_teacher(recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> None:
+    with pytest.raises(ModelError, match="no teacher 'resnet51'"):
+        find_teacher("resnet51", recipe, splits, preprocessing)
+    with pytest.raises(ModelError, match="torchvision knows no 'resnet50:NOPE'"):
+        find_teacher("resnet50:NOPE", recipe, splits, preprocessing)
+
+
+@pytest.fixture(scope="module")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ResNet with random weights in the Hub's layout, as ``from_pretrained`` reads it."""
+    import kdedge.torchvision_compat  # noqa: F401
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    names = {n: str((n + 3) % 10) for n in range(10)}
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    config.id2label, config.label2id = names, {v: k for k, v in names.items()}
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    ResNetForImageClassification(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 24}, "do_resize": true,'
+        ' "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "crop_pct": 0.875}'
+    )
+    return folder
+
+
+def test_a_hugging_face_teacher_behind_its_own_preprocessing(
+    hub_folder: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+) -> None:
+    from transformers import ResNetForImageClassification
+
+    teacher = find_teacher(str(hub_folder), recipe, splits, preprocessing)
+    assert teacher.to_train is None
+    images = splits.test.images[:5]
+    with torch.no_grad():
+        ours = teacher.net.eval()(preprocessing.normalise(images))
+        theirs_input = (images.float() / 255 - 0.5) / 0.25
+        theirs_input = torch.nn.functional.interpolate(theirs_input, (24, 24), mode="bilinear", antialias=True)
+        reference: Any = ResNetForImageClassification.from_pretrained(hub_folder)
+        theirs = reference.eval()(pixel_values=theirs_input).logits
+    order = [(int(label) - 3) % 10 for label in splits.labels]
+    torch.testing.assert_close(ours, theirs[:, order], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
+        find_teacher(str(hub_folder), recipe, fewer(splits), preprocessing)
