@@ -17,6 +17,7 @@ from torchao.quantization.pt2e import ObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
 from kdedge.errors import BundleError
+from kdedge.quantize.bias import fold_biases, quantise_biases, set_bias_quantize
 from kdedge.quantize.capture import capture, fold_batch_norm, get_tensor, is_dropout, unlock
 from kdedge.quantize.fake_quantize import (
     FakeQuantizer,
@@ -78,6 +79,7 @@ def prepare_qat(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic
     for node, module in _quantiser_calls(prepared):
         if isinstance(module, WeightFakeQuantize):
             module.observe(get_tensor(prepared, node.all_input_nodes[0]))
+    quantise_biases(prepared)
     prepared.train()
     return prepared
 
@@ -92,6 +94,7 @@ def set_fake_quantize(prepared: GraphModule, enabled: bool) -> None:
     """Round to the int8 grid, or let the float values pass (to compare, or to warm up the ranges)."""
     for module in quantisers(prepared):
         module.enable_fake_quant(enabled)
+    set_bias_quantize(prepared, enabled)
 
 
 @torch.no_grad()
@@ -132,6 +135,7 @@ def convert(prepared: GraphModule) -> GraphModule:
     for node, module in _quantiser_calls(program):
         if isinstance(module, WeightFakeQuantize) and module.observing:
             module.observe(get_tensor(program, node.all_input_nodes[0]))
+    fold_biases(program)
     _remove_dropouts(program)
     with _quiet():
         converted = cast(GraphModule, convert_pt2e(program))

@@ -6,8 +6,8 @@ values. Ops that only move data share the qparams of what they move. An op that 
 float; ``float_ops`` names it.
 
 Integer semantics (those of TFLite's int8 specification and of ONNX Runtime's QLinear kernels): weights
-symmetric [-127, 127] by output channel, activations affine [-128, 127] by tensor, biases int32 made by
-the exporters.
+symmetric [-127, 127] by output channel, activations affine [-128, 127] by tensor. Biases are int32 with
+the step of the accumulator (``bias.py``).
 """
 
 from __future__ import annotations

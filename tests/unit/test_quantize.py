@@ -6,6 +6,7 @@ import pytest
 import torch
 from kdedge import quantize
 from kdedge.errors import BundleError, ModelError
+from kdedge.quantize.bias import BiasFakeQuantize
 from kdedge.quantize.capture import capture
 from tests import small_nets
 from torch import Tensor, nn
@@ -176,6 +177,54 @@ def test_range_of_a_concatenation_covers_every_branch() -> None:
     (scale,) = quantize.qparams(prepared)[0].scale
     extremes = 10.0 * BATCHES[0][0].aminmax().max, 10.0 * BATCHES[0][0].aminmax().min
     assert 255 * scale > 0.9 * float(extremes[0] - extremes[1]), "a range averaged over branches would clip"
+
+
+def test_biases_lie_on_the_int32_grid_that_the_runtimes_store() -> None:
+    prepared = prepared_of(small_nets.build("residual"))
+    converted = quantize.convert(prepared)
+    scales = {q.name: q for q in quantize.qparams(converted)}
+    for node in converted.graph.nodes:
+        if node.target not in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+            continue
+        source, weight, bias = node.args[:3]
+        per_channel = torch.tensor(scales[weight.meta["kdedge_weight"]].scale)
+        steps = converted.get_parameter(str(bias.target)).detach().double() / (source.args[1] * per_channel).double()
+        assert steps.abs().max() > 1
+        torch.testing.assert_close(steps, steps.round(), rtol=2e-7, atol=0)  # float32's own rounding
+
+
+def test_a_bias_trains_through_its_rounding_and_passes_unrounded_where_nothing_is_quantised() -> None:
+    prepared = prepared_of(small_nets.build("residual"))
+    for name, module in prepared.named_modules():
+        if isinstance(module, BiasFakeQuantize):
+            bias = torch.linspace(-1, 1, len(module(torch.zeros(1)))).requires_grad_()
+            rounded = module(bias)
+            rounded.sum().backward()
+            assert bias.grad is not None and torch.equal(bias.grad, torch.ones_like(bias)), name
+            assert not torch.equal(rounded, bias)
+            quantize.set_fake_quantize(prepared, False)
+            assert torch.equal(module(bias), bias)
+            quantize.set_fake_quantize(prepared, True)
+
+
+def test_a_bias_that_two_layers_share_is_rounded_for_each() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+            self.last.bias = self.first.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.last(self.first(x))
+            return result
+
+    torch.manual_seed(0)
+    prepared = prepared_of(Shared())
+    converted = quantize.convert(prepared)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(logits(converted, x), logits(prepared, x))
+    layers = [node for node in converted.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    assert len({layer.args[2].target for layer in layers}) == 2
 
 
 def test_dead_channel_keeps_an_int32_bias() -> None:
