@@ -25,12 +25,12 @@ class _Round(torch.autograd.Function):
     """To the nearest whole step; the gradient passes."""
 
     @staticmethod
-    def forward(ctx: Any, bias: Tensor, step: Tensor) -> Tensor:
+    def forward(_: Any, bias: Tensor, step: Tensor) -> Tensor:
         """``bias`` float [channels], ``step`` float64 [channels]; returns a tensor like ``bias``."""
         return (torch.round(bias.double() / step) * step).to(bias.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """The gradient as it comes."""
         return grads[0], None
 
