@@ -27,6 +27,7 @@ from kdedge.losses import distillation_loss
 from kdedge.preprocessing import Preprocessing
 from kdedge.progress import JsonLog, Progress
 from kdedge.recipe import AugmentRecipe, Precision, TrainingRecipe
+from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache import TeacherCache
 
 CHECKPOINT_PERIOD_S = 60.0
@@ -125,7 +126,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     setting.progress.begin(stage.name, total, at.step)
     started = last_saved = time.monotonic()
     before_s = at.elapsed_s
-    with stoppable() as interrupt:
+    with stoppable() as interrupt, products_on_small_maps(net, setting.device):
         while at.step < total:
             epoch, first = divmod(at.step, per_epoch)
             order = epoch_order(len(data), setting.seed, stage.name, epoch)

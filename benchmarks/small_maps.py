@@ -1,0 +1,78 @@
+"""A training step with small convolutions as matrix products against the same step with oneDNN's convolutions.
+
+One process, interleaved pairs, the nets of the shipped CPU recipe on random images of 32 px. Printed: ratio
+convolution / product (higher is better) per net, with n, median and spread.
+
+Run: OMP_NUM_THREADS=1 python benchmarks/small_maps.py [--pairs 7] [--batch 128]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+
+import torch
+from kdedge import models
+from kdedge.recipe import ModelRecipe, Precision, Stem, TrainingRecipe
+from kdedge.small_maps import products_on_small_maps
+from kdedge.train import Stage, place, train_step
+
+CASES: tuple[tuple[str, Stem, Precision], ...] = (
+    ("resnet50", "cifar-stride2", "bfloat16"),
+    ("resnet50", "cifar-stride2", "float32"),
+    ("resnet18", "imagenet", "float32"),
+    ("mobilenet_v2", "cifar-stride2", "float32"),
+    ("mobilenet_v2", "imagenet", "float32"),
+)
+
+
+def ratios(model: str, stem: Stem, precision: Precision, batch: int, pairs: int) -> list[float]:
+    """Seconds of a plain step / seconds of a step with products, pair by pair; the order alternates."""
+    training = TrainingRecipe(epochs=1, batch_size=batch, optimizer="sgd", learning_rate=0.001, precision=precision)
+    torch.manual_seed(0)
+    registry = models.TEACHERS if model.startswith("resnet") else models.STUDENTS
+    net = place(models.build(ModelRecipe(model, training, stem), registry, 10, (3, 32, 32)), "cpu").train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, nesterov=True)
+    x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(0, 10, (batch,))
+    stage = Stage("student", training)
+
+    def seconds(device: str) -> float:
+        with products_on_small_maps(net, device):
+            started = time.perf_counter()
+            train_step(net, optimizer, stage, x, y, guide=None)
+            return time.perf_counter() - started
+
+    plain, ours = "none", "cpu"
+    for device in (plain, ours):
+        seconds(device)
+    found = []
+    for number in range(pairs):
+        first, second = (plain, ours) if number % 2 else (ours, plain)
+        took = {first: seconds(first), second: seconds(second)}
+        found.append(took[plain] / took[ours])
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=128)
+    options = parser.parse_args()
+    print(
+        f"training step, batch {options.batch}, 32 px; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
+        f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for model, stem, precision in CASES:
+        values = ratios(model, stem, precision, options.batch, options.pairs)
+        print(
+            f"{model:<14}{stem:<15}{precision:<10} convolution/product median {statistics.median(values):.2f}  "
+            f"[{min(values):.2f}, {max(values):.2f}]  n={len(values)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kdedge import models
+from kdedge.recipe import ModelRecipe, TrainingRecipe
+from kdedge.small_maps import _Product, products_on_small_maps
+from torch import Tensor, nn
+
+CONVOLUTIONS = [
+    nn.Conv2d(5, 7, 1),
+    nn.Conv2d(5, 7, 1, stride=2, bias=False),
+    nn.Conv2d(5, 7, 3, padding=1),
+    nn.Conv2d(5, 7, 3, stride=2, padding=1, bias=False),
+]
+
+
+def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output, and gradients of input and parameters, of a loss that weighs every output alike and none equal."""
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    weights = torch.linspace(-1, 1, y.numel()).view_as(y)
+    return [y.detach(), *torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 9])
+def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None:
+    x = torch.randn(3, 5, size, size, generator=torch.Generator().manual_seed(size))
+    wanted = gradients(layer, x)
+    with products_on_small_maps(layer, "cpu"):
+        assert isinstance(layer.forward, _Product)
+        found = gradients(layer, x.contiguous(memory_format=torch.channels_last))
+    assert not isinstance(layer.forward, _Product)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, padding=1, stride=(1, 2)),
+        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
+    ],
+    ids=str,
+)
+def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
+    with products_on_small_maps(layer, "cpu"):
+        assert not isinstance(layer.forward, _Product)
+
+
+def test_a_gpu_keeps_its_convolutions() -> None:
+    with products_on_small_maps(CONVOLUTIONS[0], "cuda"):
+        assert not isinstance(CONVOLUTIONS[0].forward, _Product)
+
+
+def test_a_whole_net_has_the_same_loss_gradient_and_names() -> None:
+    recipe = ModelRecipe("resnet50", TrainingRecipe(epochs=1), "cifar-stride2")
+    torch.manual_seed(0)
+    net = models.build(recipe, models.TEACHERS, 10, (3, 32, 32)).double().train()
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    names = list(net.state_dict())
+    wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    with products_on_small_maps(net, "cpu"):
+        assert list(net.state_dict()) == names
+        found = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
