@@ -8,6 +8,7 @@ pass. As a matrix product over batch × pixels the same sums take about the forw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,7 @@ def products_on_small_maps(net: nn.Module, device: str) -> Iterator[None]:
     """
     replaced = [m for m in net.modules() if device == "cpu" and isinstance(m, nn.Conv2d) and _is_plain(m)]
     for module in replaced:
-        module.forward = _Product(module)  # type: ignore[method-assign]
+        module.forward = functools.partial(_product, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -39,27 +40,20 @@ def products_on_small_maps(net: nn.Module, device: str) -> Iterator[None]:
             del module.forward
 
 
-class _Product:
-    """What stands in for the forward of one convolution."""
-
-    def __init__(self, module: nn.Conv2d) -> None:
-        self._module = module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] -> [N, C', H', W'], channels_last."""
-        module = self._module
-        stride = module.stride[0]
-        height, width = ((size - 1) // stride + 1 for size in x.shape[-2:])
-        pixels = x.permute(0, 2, 3, 1)
-        if module.kernel_size == (1, 1):
-            columns = pixels[:, ::stride, ::stride]
-            weight = module.weight.flatten(1)
-        elif height * width <= LARGEST_MAP_3X3:
-            columns = _columns(pixels, stride, height, width)
-            weight = module.weight.permute(0, 2, 3, 1).flatten(1)
-        else:
-            return functional.conv2d(x, module.weight, module.bias, module.stride, module.padding)
-        return functional.linear(columns, weight, module.bias).permute(0, 3, 1, 2)
+def _product(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """What stands in for the module's forward: images [N, C, H, W] -> [N, C', H', W'], channels_last."""
+    stride = module.stride[0]
+    height, width = ((size - 1) // stride + 1 for size in x.shape[-2:])
+    pixels = x.permute(0, 2, 3, 1)
+    if module.kernel_size == (1, 1):
+        columns = pixels[:, ::stride, ::stride]
+        weight = module.weight.flatten(1)
+    elif height * width <= LARGEST_MAP_3X3:
+        columns = _columns(pixels, stride, height, width)
+        weight = module.weight.permute(0, 2, 3, 1).flatten(1)
+    else:
+        return functional.conv2d(x, module.weight, module.bias, module.stride, module.padding)
+    return functional.linear(columns, weight, module.bias).permute(0, 3, 1, 2)
 
 
 def _columns(pixels: Tensor, stride: int, height: int, width: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kdedge import models
 from kdedge.recipe import ModelRecipe, TrainingRecipe
-from kdedge.small_maps import _Product, products_on_small_maps
+from kdedge.small_maps import products_on_small_maps
 from torch import Tensor, nn
 
 CONVOLUTIONS = [
@@ -29,9 +29,9 @@ def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None
     x = torch.randn(3, 5, size, size, generator=torch.Generator().manual_seed(size))
     wanted = gradients(layer, x)
     with products_on_small_maps(layer, "cpu"):
-        assert isinstance(layer.forward, _Product)
+        assert "forward" in vars(layer)
         found = gradients(layer, x.contiguous(memory_format=torch.channels_last))
-    assert not isinstance(layer.forward, _Product)
+    assert "forward" not in vars(layer)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -50,12 +50,12 @@ def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None
 )
 def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
     with products_on_small_maps(layer, "cpu"):
-        assert not isinstance(layer.forward, _Product)
+        assert "forward" not in vars(layer)
 
 
 def test_a_gpu_keeps_its_convolutions() -> None:
     with products_on_small_maps(CONVOLUTIONS[0], "cuda"):
-        assert not isinstance(CONVOLUTIONS[0].forward, _Product)
+        assert "forward" not in vars(CONVOLUTIONS[0])
 
 
 def test_a_whole_net_has_the_same_loss_gradient_and_names() -> None:
