@@ -45,6 +45,9 @@ def tradeoff(rows: Sequence[Row], key: str, title: str, axis: str, students: Seq
             continue
         gap, what = (x, axis.split(" (", maxsplit=1)[0]) if x.value is None else (y, "accuracy")
         absent.append(f"{name(row)} ({what}: {gap.reason})")
+    runs_at = {at for index, _, at in points if index < len(rows)}
+    # A student in torch that was measured as a run of its own is that run's point.
+    points = [(index, row, at) for index, row, at in points if index < len(rows) or at not in runs_at]
     data = []
     for (index, row, at), place in zip(points, _label_places([at for _, _, at in points]), strict=True):
         trace = _point(row, at, row.cells[key], place)

@@ -28,6 +28,7 @@ from kdedge.reporting import (
 )
 from kdedge.reporting.cells import MEGABYTES, MILLISECONDS, PROPORTION, proportion, wilson95
 from kdedge.reporting.conditions import conditions
+from kdedge.reporting.plots import tradeoff
 from rich.console import Console
 from tests.unit.report_records import NO_SENSOR, facts, fleet, manifest, parity, record, write_fleet
 
@@ -214,3 +215,9 @@ def test_a_cell_is_a_value_or_a_reason() -> None:
     assert Cell(0.0, MEGABYTES).text == "0 MB"
     assert Cell(None, PROPORTION, reason="why").text == "not measured"
     assert proportion(0.9, None, None).interval_text == "no interval without n"
+
+
+def test_a_student_that_was_measured_is_one_point_of_the_plot(tmp_path: Path) -> None:
+    both = summary_rows(load_runs([write_fleet(tmp_path / "demo")]))[:2]
+    for students, points in ((both[:0], 1), (both[1:], 2), (both, 2)):
+        assert len(tradeoff(both[:1], "size", "title", "size (MB)", students).spec["data"]) == points
