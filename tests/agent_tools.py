@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +23,23 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SOURCE = Path(__file__).parents[1] / "device_bench"
-SYSFS = Path(__file__).parent / "data" / "sysfs"
+
+
+def _boards() -> Path:
+    """A copy of the recorded trees with their symbolic links, which archives of the source may not keep."""
+    recorded = Path(__file__).parent / "data" / "sysfs"
+    folder = tempfile.mkdtemp(prefix="kdedge-sysfs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    boards = Path(shutil.copytree(recorded, Path(folder) / "sysfs"))
+    for line in (boards / "LINKS").read_text().splitlines():
+        place, target = line.split()
+        (boards / place).parent.mkdir(parents=True, exist_ok=True)
+        (boards / place).symlink_to(target)
+    (boards / "LINKS").unlink()
+    return boards
+
+
+SYSFS = _boards()
 METADATA = {
     "format_version": 1,
     "labels": ["a", "b", "c", "d"],

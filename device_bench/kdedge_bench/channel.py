@@ -173,7 +173,9 @@ class AgentChannel:
         try:
             stdin.write(encode(message))
             stdin.flush()
-        except (OSError, ValueError):
+        except OSError:
+            return  # the child is gone; what it said before that is still to be read, and says more than its code
+        except ValueError:
             raise self._ended() from None
         except ProtocolError as error:
             raise WireError(f"the request cannot be sent: {error}", where=self._device.name) from None

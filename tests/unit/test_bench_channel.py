@@ -76,6 +76,21 @@ def test_hostile_answers(speak: Callable[..., Message], what: str, program: str,
     assert said.isprintable() and len(said) < 700
 
 
+def test_what_a_device_said_before_it_left_is_heard() -> None:
+    """It ends before it was asked, so that the request has nowhere to go; its words are there all the same."""
+    words = """print('{"type": "error", "kind": "runtime-error", "message": "out of luck", "cure": "Try again"}')"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELLO + words],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    with AgentChannel(process, DEVICE, lambda code, err: agent_ended(code, err, DEVICE)) as channel:
+        process.wait(20)
+        with pytest.raises(AgentError, match="out of luck"):
+            channel.request({"type": "facts"})
+        with pytest.raises(AgentError, match="ended with code 0"):
+            channel.request({"type": "facts"})
+
+
 def test_a_line_without_end(speak: Callable[..., Message]) -> None:
     endless = "\nwhile True: sys.stdout.write('a' * 1000000)"
     with pytest.raises(WireError, match=f"line of more than {MAX_LINE_BYTES} bytes"):
