@@ -6,8 +6,10 @@ The command line and this module offer the same steps::
 
     recipe = kdedge.load_recipe("digits")
     result = kdedge.distill(recipe, out=Path("runs/digits"))
-    exported = kdedge.export(result.bundle, "tflite", out=Path("runs/digits/student-int8.tflite"))
-    record = kdedge.bench(exported.path, device="local")
+    test = kdedge.load_data(recipe.data).test
+    samples = (result.bundle.preprocessing.normalise(test.images), test.labels)
+    exported = kdedge.export(result.bundle, "tflite", samples=samples)
+    record = kdedge.bench(exported.artifact, out_dir=Path("runs/digits/records"))
     kdedge.report([Path("runs/digits")], out=Path("runs/digits/report.html"))
 
 Every name is loaded when it is first asked for, so that ``import kdedge`` costs next to nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kdedge
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +100,18 @@ def test_the_python_example(folder: Path) -> None:
     accuracy, p50, _ = done.stdout.splitlines()[-1].split(maxsplit=2)
     assert float(accuracy) > 0.97
     assert float(p50) > 0
+
+
+def test_the_packages_own_example(tmp_path: Path) -> None:
+    """As it stands in `kdedge/__init__.py`, with a recipe that takes seconds."""
+    from tests.conftest import SMALL
+
+    text = inspect.getdoc(kdedge) or ""
+    code = "\n".join(line[4:] for line in text.split("::\n")[1].splitlines() if line.startswith("    "))
+    code = code.replace('load_recipe("digits")', f'load_recipe("digits", {SMALL!r})')
+    done = run([sys.executable, "-c", f"from pathlib import Path\n{code}"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/digits/report.html").exists()
 
 
 def test_every_link_leads_somewhere() -> None:
