@@ -18,6 +18,8 @@ from kdedge.errors import DataError
 from kdedge.image_sources import ImageSet, class_folders, digits, hub, is_hub_layout
 from kdedge.recipe import DataRecipe
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class DataSplits:
@@ -45,8 +47,8 @@ class DataSplits:
         Raises:
             DataError: there is none of that name.
         """
-        if name not in ("train", "validation", "test"):
-            raise DataError(f"no split '{name}'", cure="Splits are train, validation and test")
+        if name not in SPLITS:
+            raise DataError(f"no split '{name}'", cure=f"Splits are {', '.join(SPLITS)}")
         chosen: ImageSet = getattr(self, name)
         return chosen
 
@@ -68,19 +70,30 @@ def load_data(recipe: DataRecipe, source: str | None = None) -> DataSplits:
     Raises:
         DataError: missing, empty, damaged or unusable; says which file or row.
     """
+    name, labels, parts = _read(recipe, source)
+    return _split(name, labels, parts, recipe)
+
+
+def _read(
+    recipe: DataRecipe, source: str | None, split: str | None = None
+) -> tuple[str, tuple[str, ...], dict[str, ImageSet]]:
+    """Name, classes and parts of a data set, decoded as far as ``split`` needs."""
     name = source or recipe.name
     folder = Path(name).expanduser()
     if name == "digits":
         parts, labels = digits(recipe)
     elif folder.is_dir():
         name = str(folder.resolve())
-        parts, labels = hub(name, recipe) if is_hub_layout(folder) else class_folders(folder, recipe)
+        parts, labels = hub(name, recipe, split) if is_hub_layout(folder) else class_folders(folder, recipe, split)
     elif folder.exists() or name.startswith((".", "/", "~")):
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise DataError(f"--data: {what}", where=name, cure="Give a folder, a Hub name, or 'digits'")
     else:
-        parts, labels = hub(name, recipe)
-    return _split(name, labels, parts, recipe)
+        parts, labels = hub(name, recipe, split)
+    for part in parts.values():
+        if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < len(labels):
+            raise DataError(f"a label lies outside the {len(labels)} classes", where=name)
+    return name, labels, parts
 
 
 def load_evaluation(recipe: DataRecipe, source: str | None, split: str, labels: Sequence[str]) -> ImageSet:
@@ -95,30 +108,34 @@ def load_evaluation(recipe: DataRecipe, source: str | None, split: str, labels: 
     Raises:
         DataError: as ``load_data``, and where the classes are not the net's.
     """
-    splits = load_data(recipe, source)
-    chosen = splits.split(split)
-    if len(splits.labels) != len(labels):
+    if split not in SPLITS:
+        raise DataError(f"no split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
+    name, own, parts = _read(recipe, source, split)
+    if len(own) != len(labels):
         raise DataError(
-            f"the data has {len(splits.labels)} classes, the net has {len(labels)}",
-            where=splits.source,
+            f"the data has {len(own)} classes, the net has {len(labels)}",
+            where=name,
             cure="Give the data that the net was trained for",
         )
-    if set(splits.labels) != set(labels):
-        odd = sorted(set(splits.labels) ^ set(labels))
-        raise DataError(f"the data's classes are not the net's: {', '.join(odd[:6])}", where=splits.source)
-    order = torch.tensor([list(labels).index(name) for name in splits.labels])
+    if set(own) != set(labels):
+        odd = sorted(set(own) ^ set(labels))
+        raise DataError(f"the data's classes are not the net's: {', '.join(odd[:6])}", where=name)
+    if split != "train" and set(parts) == {split}:
+        chosen = parts[split]
+    else:
+        chosen = _split(name, own, parts, recipe).split(split)
+    order = torch.tensor([list(labels).index(label) for label in own])
     return ImageSet(chosen.images, order[chosen.labels])
 
 
 def _split(name: str, labels: tuple[str, ...], parts: dict[str, ImageSet], recipe: DataRecipe) -> DataSplits:
     """Carve what is missing out of train, stratified, from index sets that cannot overlap."""
     generator = torch.Generator().manual_seed(recipe.split_seed)
+    if "train" not in parts:
+        raise DataError("the data set has no 'train' split", where=name)
     train = parts["train"]
-    for part in parts.values():
-        if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < len(labels):
-            raise DataError(f"a label lies outside the {len(labels)} classes", where=name)
     if "test" not in parts:
-        # Public sets often keep the test labels to themselves: then their validation split serves as test.
+        # As in parts_for: a validation split serves as test where there is none.
         if "validation" in parts:
             parts = {**parts, "test": parts.pop("validation")}
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kdedge.data import load_data
+from kdedge.data import SPLITS, load_data, load_evaluation
 from kdedge.errors import DataError
 from kdedge.image_sources import ImageSet
 from kdedge.recipe import DataRecipe
@@ -61,6 +61,35 @@ def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     splits = load_data(RECIPE, str(tmp_path / "d"))
     assert len(splits.test) == 7
     assert len(splits.train) + len(splits.validation) == 20
+
+
+@pytest.mark.parametrize(
+    "there", [("train",), ("train", "test"), ("train", "validation"), ("train", "validation", "test")], ids="-".join
+)
+def test_evaluation_sees_the_split_that_training_made(there: tuple[str, ...], tmp_path: Path) -> None:
+    for number, part in enumerate(there):
+        root = tmp_path / "d" if there == ("train",) else tmp_path / "d" / part
+        make_folder(root, {"a": 10 + number, "b": 8 + number})
+    splits = load_data(RECIPE, str(tmp_path / "d"))
+    for split in SPLITS:
+        again = load_evaluation(RECIPE, str(tmp_path / "d"), split, ("a", "b"))
+        assert torch.equal(again.images, splits.split(split).images), split
+        assert torch.equal(again.labels, splits.split(split).labels), split
+    swapped = load_evaluation(RECIPE, str(tmp_path / "d"), "test", ("b", "a"))
+    assert torch.equal(swapped.labels, 1 - splits.test.labels)
+
+
+def test_evaluation_decodes_no_more_than_its_split(tmp_path: Path) -> None:
+    make_folder(tmp_path / "d" / "train", {"a": 3, "b": 3})
+    make_folder(tmp_path / "d" / "test", {"a": 2, "b": 2})
+    (tmp_path / "d" / "train" / "a" / "000.png").write_bytes(b"no picture")
+    assert len(load_evaluation(RECIPE, str(tmp_path / "d"), "test", ("a", "b"))) == 4
+    shutil.rmtree(tmp_path / "d" / "train")
+    assert len(load_evaluation(RECIPE, str(tmp_path / "d"), "test", ("a", "b"))) == 4
+    with pytest.raises(DataError, match="no 'train' split"):
+        load_data(RECIPE, str(tmp_path / "d"))
+    with pytest.raises(DataError, match=r"no split 'dev'.*train, validation, test"):
+        load_evaluation(RECIPE, str(tmp_path / "d"), "dev", ("a", "b"))
 
 
 def test_one_channel(tmp_path: Path) -> None:
