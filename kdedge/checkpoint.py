@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: atomic, one a stage, loaded with weights_only; and Ctrl-C that waits for the step's end."""
+"""Checkpoints of a stage and weights of a net, atomic and without pickle; and Ctrl-C that waits for a step's end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
-from kdedge.errors import UserError
+from kdedge.errors import ModelError, UserError
 from kdedge.files import atomic_path
 
 
@@ -53,6 +54,28 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             cure="Delete it to repeat its stage",
         ) from error
     return state
+
+
+def save_tensors(net: nn.Module, path: Path) -> None:
+    """The net's state as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
+
+
+def load_tensors(net: nn.Module, path: Path) -> None:
+    """Load what ``save_tensors`` wrote.
+
+    Raises:
+        ModelError: damaged, or of another net.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch each have kinds of their own
+        raise ModelError(f"damaged checkpoint: {str(error).splitlines()[0]}", where=path) from error
 
 
 class Interrupt:

@@ -17,11 +17,12 @@ from torch.fx import GraphModule
 
 from kdedge import models, quantize
 from kdedge.bundle import Bundle, library_versions, write_bundle
+from kdedge.checkpoint import load_tensors, save_tensors
 from kdedge.data import DataSplits, load_data
 from kdedge.energy import EnergyMeter
-from kdedge.errors import ModelError
 from kdedge.evaluation import Metrics, evaluate
 from kdedge.files import atomic_path
+from kdedge.optimization import cpu_has_bfloat16
 from kdedge.preprocessing import Preprocessing, measure_preprocessing
 from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.recipe import DistillRecipe
@@ -109,6 +110,10 @@ def distill(
         f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
         f"{len(splits.test)} test images of {len(splits.labels)} classes; {device}, {torch.get_num_threads()} threads"
     )
+    if device == "cpu" and "bfloat16" in _precisions(recipe) and not cpu_has_bfloat16():
+        progress.say(
+            "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
+        )
     setting = Setting(
         splits.train, splits.validation, preprocessing, recipe.augment, recipe.seed, device, run.checkpoints,
         jsonl, progress,
@@ -120,6 +125,12 @@ def distill(
     result = pipeline.bundle(student_net, prepared)
     jsonl.write("done", **result.to_dict())
     return result
+
+
+def _precisions(recipe: DistillRecipe) -> set[str]:
+    """The precisions that the stages of a recipe ask for."""
+    stages = (recipe.teacher.training, recipe.student.training, recipe.qat.training)
+    return {recipe.distillation.teacher_precision, *(stage.precision for stage in stages)}
 
 
 def describe_data(splits: DataSplits) -> dict[str, Any]:
@@ -168,7 +179,7 @@ class _Pipeline:
         net = place(fresh, self.setting.device)
         path = self.run.checkpoints / "student.safetensors"
         if self.run.finished("student") and path.exists():
-            _load_tensors(net, path)
+            load_tensors(net, path)
             return net.eval()
         stage = Stage(
             "student",
@@ -180,7 +191,7 @@ class _Pipeline:
             cached_views=recipe.distillation.cached_views,
         )
         figures = self._train(net, stage)
-        _save_tensors(net, path)
+        save_tensors(net, path)
         self.run.finish("student", **figures, **self._test(net))
         self._say("student")
         return net.eval()
@@ -319,22 +330,6 @@ def _guides(choice: str, student: nn.Module, teacher: nn.Module | None) -> tuple
 def _seed(seed: int, word: str) -> int:
     digest = hashlib.sha256(json.dumps([seed, word]).encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _save_tensors(net: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
-
-
-def _load_tensors(net: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        net.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors and torch each have kinds of their own
-        raise ModelError(f"damaged checkpoint: {str(error).splitlines()[0]}", where=path) from error
 
 
 __all__ = ["DistillResult", "describe_data", "distill"]

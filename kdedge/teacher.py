@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdedge import models
+from kdedge.checkpoint import save_tensors
 from kdedge.data import DataSplits
 from kdedge.errors import KdedgeError, ModelError
-from kdedge.files import atomic_path, read_json, write_json
+from kdedge.files import read_json, write_json
 from kdedge.preprocessing import Preprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
@@ -78,10 +79,7 @@ def save_teacher(
     folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits, preprocessing: Preprocessing
 ) -> None:
     """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
-    from safetensors.torch import save_file
-
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
+    save_tensors(net, folder / WEIGHTS)
     card = {
         "format_version": 1,
         "model": dataclasses.asdict(recipe),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from kdedge.errors import CheckError
 from kdedge.evaluation import evaluate
 from kdedge.image_sources import ImageSet
 from kdedge.losses import distillation_loss
+from kdedge.optimization import autocast_dtype, image_size, learning_rate, make_optimizer
 from kdedge.preprocessing import Preprocessing
 from kdedge.progress import JsonLog, Progress
 from kdedge.recipe import AugmentRecipe, Precision, TrainingRecipe
@@ -94,6 +93,14 @@ class _Position:
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+    reported: int = 0  # epochs whose figures stand in the log
+
+    def add(self, loss: float, hits: int, count: int) -> None:
+        """One step more: its mean loss, right arg-maxes and number of samples."""
+        self.step += 1
+        self.loss_sum += loss * count
+        self.correct += hits
+        self.seen += count
 
 
 def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
@@ -119,7 +126,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     batch = min(recipe.batch_size, len(data))
     per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
     total = recipe.epochs * per_epoch
-    optimizer = _optimizer(net, recipe)
+    optimizer = make_optimizer(net, recipe)
     path = setting.folder / f"{stage.name}.pt"
     cache = TeacherCache(stage.cached_views, len(data)) if stage.cached_views and stage.guides else None
     at = _restore(path, net, optimizer, cache) or _Position()
@@ -127,12 +134,15 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     started = last_saved = time.monotonic()
     before_s = at.elapsed_s
     with stoppable() as interrupt, products_on_small_maps(net, setting.device):
+        # Stopped between an epoch's last step and its figures, it still owes them.
+        if at.step and at.step % per_epoch == 0 and at.reported < at.step // per_epoch:
+            _end_epoch(net, stage, setting, at, at.step // per_epoch)
         while at.step < total:
             epoch, first = divmod(at.step, per_epoch)
             order = epoch_order(len(data), setting.seed, stage.name, epoch)
             view = epoch % stage.cached_views if stage.cached_views else epoch
             views = epoch_views(len(data), setting.augment, setting.seed, stage.name, view)
-            size = _size(recipe, epoch, data.images.shape[-1])
+            size = image_size(recipe, epoch, data.images.shape[-1])
             _set_mode(net, stage, at.step / total)
             if first == 0:
                 at.loss_sum, at.correct, at.seen = 0.0, 0, 0
@@ -146,16 +156,8 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                 if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
                     _observe(net, False)
                 loss, hits = train_step(net, optimizer, stage, _resize(images, size), labels, guide=guide)
-                if not math.isfinite(loss):
-                    raise CheckError(
-                        f"the loss is {loss} at step {at.step} of stage '{stage.name}'",
-                        where=f"samples {index[:8].tolist()}...",
-                        cure="Lower the learning rate or set gradient_clip; the last checkpoint is intact",
-                    )
-                at.step += 1
-                at.loss_sum += loss * len(index)
-                at.correct += hits
-                at.seen += len(index)
+                _require_finite(loss, stage.name, at.step, index)
+                at.add(loss, hits, len(index))
                 at.elapsed_s = before_s + time.monotonic() - started
                 setting.progress.step(
                     at.step,
@@ -170,12 +172,21 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                 if interrupt.asked:
                     setting.progress.end(stage.name)
                     raise KeyboardInterrupt
-            _end_epoch(net, stage, setting, at, epoch)
+            _end_epoch(net, stage, setting, at, at.step // per_epoch)
     at.elapsed_s = before_s + time.monotonic() - started
     _set_mode(net, stage, 1.0)
     net.eval()
     setting.progress.end(stage.name)
     return at.elapsed_s
+
+
+def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
+    if not math.isfinite(loss):
+        raise CheckError(
+            f"the loss is {loss} at step {step} of stage '{stage}'",
+            where=f"samples {index[:8].tolist()}...",
+            cure="Lower the learning rate or set gradient_clip; the last checkpoint is intact",
+        )
 
 
 def _guide(stage: Stage, images: Tensor, cache: TeacherCache | None, *, view: int, index: Tensor) -> Tensor | None:
@@ -249,55 +260,6 @@ def place(net: nn.Module, device: str) -> nn.Module:
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def learning_rate(recipe: TrainingRecipe, step: int, total: int) -> float:
-    """Linear warm-up, then a half cosine to zero (Loshchilov & Hutter 2017) or a constant."""
-    warmup = round(recipe.warmup_fraction * total)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def autocast_dtype(precision: Precision, device: str) -> torch.dtype | None:
-    """The dtype of a forward pass, None for float32."""
-    if device == "cuda":
-        return torch.bfloat16 if precision != "float32" and torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if precision == "bfloat16" and cpu_has_bfloat16() else None
-
-
-@functools.cache
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX; Arm's BF16 extension)."""
-    try:
-        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")))
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        nesterov = recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.Adam(groups, lr=recipe.learning_rate)
-
-
-def _size(recipe: TrainingRecipe, epoch: int, full: int) -> int:
-    """Pixels of the images in this epoch: progressive resizing, in steps of 4, full after 60% of the epochs."""
-    if not recipe.start_size or recipe.start_size >= full:
-        return full
-    share = min(1.0, epoch / max(1, 0.6 * recipe.epochs))
-    return min(full, recipe.start_size + round((full - recipe.start_size) * share / 4) * 4)
-
-
 def _input(images: Tensor, setting: Setting) -> Tensor:
     x = setting.preprocessing.normalise(images.to(setting.device, non_blocking=True))
     # channels_last is what the CPU's and the GPU's fast convolutions want: benchmarks/distill_step.py
@@ -325,21 +287,23 @@ def _observe(net: nn.Module, enabled: bool) -> None:
     quantize.set_observers(cast(GraphModule, net), enabled)
 
 
-def _end_epoch(net: nn.Module, stage: Stage, setting: Setting, at: _Position, epoch: int) -> None:
+def _end_epoch(net: nn.Module, stage: Stage, setting: Setting, at: _Position, epochs: int) -> None:
+    """Score and log the last of ``epochs`` whole epochs."""
+    at.reported = epochs
     if stage.observer_fraction is not None:
         _observe(net, False)  # observers move even in eval mode
     metrics = evaluate(net, setting.validation, setting.preprocessing, device=setting.device)
     setting.log.write(
         "epoch",
         stage=stage.name,
-        epoch=epoch + 1,
+        epoch=epochs,
         loss=at.loss_sum / at.seen,
         train_accuracy=at.correct / at.seen,
         validation_accuracy=metrics.accuracy,
         elapsed_s=at.elapsed_s,
     )
     setting.progress.say(
-        f"{stage.name:<8} epoch {epoch + 1}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
+        f"{stage.name:<8} epoch {epochs}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
         f"train {at.correct / at.seen:.4f}  validation {metrics.accuracy:.4f}  {at.elapsed_s:.0f} s"
     )
 

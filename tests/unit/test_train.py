@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,11 +12,12 @@ import torch
 from kdedge.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.data import DataSplits, load_data
 from kdedge.errors import CheckError, UserError
+from kdedge.optimization import image_size, learning_rate, make_optimizer
 from kdedge.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
 from kdedge.recipe import AugmentRecipe, DataRecipe, TrainingRecipe
 from kdedge.teacher_cache import TeacherCache
-from kdedge.train import Setting, Stage, _optimizer, _size, learning_rate, train
+from kdedge.train import Setting, Stage, train
 from torch import nn
 
 
@@ -59,6 +64,28 @@ def test_a_small_net_learns_the_digits(splits: DataSplits, tmp_path: Path) -> No
     from kdedge.evaluation import evaluate
 
     assert evaluate(student, splits.test, measure_preprocessing(splits.train.images)).accuracy > 0.9
+
+
+class StopAt(Silent):
+    """A user who presses Ctrl-C in a certain step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, done_steps: int, **figures: float) -> None:
+        if done_steps == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: DataSplits, tmp_path: Path) -> None:
+    stage = Stage("student", TrainingRecipe(epochs=3, batch_size=100))
+    per_epoch = len(splits.train) // 100
+    for step in (1, per_epoch, per_epoch + 1, 2 * per_epoch, 3 * per_epoch - 1):
+        with pytest.raises(KeyboardInterrupt):
+            train(net(), stage, dataclasses.replace(setting(splits, tmp_path), progress=StopAt(step)))
+    train(net(), stage, setting(splits, tmp_path))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
 def test_a_student_follows_its_teacher_without_labels(splits: DataSplits, tmp_path: Path) -> None:
@@ -126,17 +153,17 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    groups = _optimizer(model, TrainingRecipe(epochs=1, weight_decay=0.1)).param_groups
+    groups = make_optimizer(model, TrainingRecipe(epochs=1, weight_decay=0.1)).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.1), (3, 0.0)]
 
 
-def test_progressive_resizing_ends_at_the_full_size() -> None:
+def test_progressive_resizing_ends_at_the_fullimage_size() -> None:
     recipe = TrainingRecipe(epochs=10, start_size=20)
-    sizes = [_size(recipe, epoch, 32) for epoch in range(10)]
+    sizes = [image_size(recipe, epoch, 32) for epoch in range(10)]
     assert sizes[0] == 20
     assert sizes == sorted(sizes)
     assert sizes[6:] == [32] * 4
-    assert {_size(TrainingRecipe(epochs=10), epoch, 32) for epoch in range(10)} == {32}
+    assert {image_size(TrainingRecipe(epochs=10), epoch, 32) for epoch in range(10)} == {32}
 
 
 def test_checkpoints_run_no_code_and_name_damage(tmp_path: Path) -> None:

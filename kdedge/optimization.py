@@ -1,0 +1,63 @@
+"""How a stage is optimised: optimizer, learning rate, size of the images, precision; functions of the recipe alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kdedge.recipe import Precision, TrainingRecipe
+
+
+def make_optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; biases and normalisation do not decay (He et al. 2019, arXiv:1812.01187, section 3.1)."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.Adam(groups, lr=recipe.learning_rate)
+
+
+def image_size(recipe: TrainingRecipe, epoch: int, full: int) -> int:
+    """Pixels of the images in this epoch: progressive resizing, in steps of 4, full after 60% of the epochs."""
+    if not recipe.start_size or recipe.start_size >= full:
+        return full
+    share = min(1.0, epoch / max(1, 0.6 * recipe.epochs))
+    return min(full, recipe.start_size + round((full - recipe.start_size) * share / 4) * 4)
+
+
+def learning_rate(recipe: TrainingRecipe, step: int, total: int) -> float:
+    """Linear warm-up, then a half cosine to zero (Loshchilov & Hutter 2017) or a constant."""
+    warmup = round(recipe.warmup_fraction * total)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def autocast_dtype(precision: Precision, device: str) -> torch.dtype | None:
+    """The dtype of a forward pass, None for float32."""
+    if device == "cuda":
+        return torch.bfloat16 if precision != "float32" and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if precision == "bfloat16" and cpu_has_bfloat16() else None
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX; Arm's BF16 extension)."""
+    try:
+        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
