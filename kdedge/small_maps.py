@@ -1,9 +1,8 @@
 """Convolutions over small feature maps as matrix products: the same sums, faster where a CPU trains a net.
 
-oneDNN's weight gradient of a convolution divides its work over the pixels of the map. Deep in a ResNet-50 that sees
-32-px images a map has 4 to 16 of them, and there one layer's weight gradient took up to 50 times as long as its forward
-pass. As a matrix product over batch × pixels the same sums take about the forward's time
-(``benchmarks/small_maps.py`` measures it). The forward pass of a product is as fast as the convolution's.
+oneDNN's weight gradient of a convolution is slow where the map has few pixels: deep in a ResNet-50 that sees 32-px
+images, where 512 channels become 2048 on 2×2 pixels, it took 8 times as long as the forward pass. As a matrix product
+over batch × pixels the same sums cost what they should (``benchmarks/small_maps.py`` measures the whole step).
 """
 
 from __future__ import annotations
