@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 # Above so many pixels a 3×3 convolution is left alone: its product copies every pixel nine times.
-LARGEST_MAP_3X3 = 16
+LARGEST_MAP_3X3 = 9
 
 
 @contextmanager
@@ -48,19 +49,40 @@ def _product(module: nn.Conv2d, x: Tensor) -> Tensor:
         columns = pixels[:, ::stride, ::stride]
         weight = module.weight.flatten(1)
     elif height * width <= LARGEST_MAP_3X3:
-        columns = _columns(pixels, stride, height, width)
+        columns = cast(Tensor, _Columns.apply(pixels, stride, height, width))  # type: ignore[no-untyped-call]
         weight = module.weight.permute(0, 2, 3, 1).flatten(1)
     else:
         return functional.conv2d(x, module.weight, module.bias, module.stride, module.padding)
     return functional.linear(columns, weight, module.bias).permute(0, 3, 1, 2)
 
 
-def _columns(pixels: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """The 3×3 neighbourhood of every output pixel: [N, H, W, C] -> [N, H', W', 9·C]."""
-    padded = functional.pad(pixels, (0, 0, 1, 1, 1, 1))
+class _Columns(torch.autograd.Function):
+    """The 3×3 neighbourhood of every output pixel: [N, H, W, C] -> [N, H', W', 9·C].
+
+    A backward of its own, since that of nine slices makes and adds nine maps of zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, stride: int, height: int, width: int) -> Tensor:
+        """``height`` and ``width`` of the output in pixels; the input is padded with one pixel of zeros."""
+        ctx.shape, ctx.places = pixels.shape, _places(stride, height, width)
+        padded = functional.pad(pixels, (0, 0, 1, 1, 1, 1))
+        return torch.cat([padded[:, rows, columns] for rows, columns in ctx.places], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Each pixel's gradient is the sum over the neighbourhoods that hold it."""
+        count, height, width, channels = ctx.shape
+        padded = grads[0].new_zeros(count, height + 2, width + 2, channels)
+        for (rows, columns), part in zip(ctx.places, torch.split(grads[0], channels, dim=-1), strict=True):
+            padded[:, rows, columns] += part
+        return padded[:, 1:-1, 1:-1], None, None, None
+
+
+def _places(stride: int, height: int, width: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the padded map that stand at each of the nine places of a kernel."""
     rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
-    shifted = [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(3) for j in range(3)]
-    return torch.cat(shifted, dim=-1)
+    return [(slice(i, i + rows, stride), slice(j, j + columns, stride)) for i in range(3) for j in range(3)]
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
