@@ -1,10 +1,10 @@
-"""What OMP_WAIT_POLICY=PASSIVE, which the command line sets, is worth on a busy machine and costs on an idle one.
+"""How waiting threads should wait: spin for a moment, as the command line sets it, spin on, or sleep at once.
 
-Trains a MobileNetV2 on two threads in fresh processes, spinning (OpenMP's default) and passive in turn; once alone
-and once beside as many busy processes as there are cores. Printed: steps/s passive / spinning per pair, with n,
-median and spread.
+Trains a MobileNetV2 on two threads in fresh processes, by the three ways in turn; once alone and once beside as many
+busy processes as there are cores. Printed: steps/s of the command line's way against libgomp's default (long spinning)
+and against OMP_WAIT_POLICY=PASSIVE (sleep at once) per round, with n, median and spread.
 
-Run: python benchmarks/busy_machine.py [--pairs 3] [--seconds 4]
+Run: python benchmarks/busy_machine.py [--rounds 3] [--seconds 4]
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import statistics
 import subprocess
 import sys
+
+from kdedge.cli.entry import SPIN_COUNT
 
 WORK = """
 import sys, time
@@ -37,39 +39,42 @@ print(done / (time.perf_counter() - started))
 BUSY = "while True: pass"
 
 
-def steps_per_s(policy: str, seconds: float) -> float:
+WAYS = {
+    "spin, then sleep": {"GOMP_SPINCOUNT": SPIN_COUNT},
+    "default": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+
+
+def steps_per_s(way: str, seconds: float) -> float:
     """Steps a second of one fresh process."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
-    environment["OMP_WAIT_POLICY"] = policy
-    if policy == "default":
-        del environment["OMP_WAIT_POLICY"]
     command = [sys.executable, "-c", WORK, str(seconds)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment | WAYS[way], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
+    ours, *others = WAYS
     for name, count in (("alone", 0), ("beside busy processes", os.cpu_count() or 1)):
         noise = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
         try:
-            found = []
-            for number in range(options.pairs):
-                order = ("PASSIVE", "default") if number % 2 else ("default", "PASSIVE")
-                rate = {policy: steps_per_s(policy, options.seconds) for policy in order}
-                found.append(rate["PASSIVE"] / rate["default"])
+            rounds = [{way: steps_per_s(way, options.seconds) for way in WAYS} for _ in range(options.rounds)]
         finally:
             for process in noise:
                 process.kill()
                 process.wait()
-        print(
-            f"{name:<24} passive/spinning steps per s: median {statistics.median(found):.2f}  "
-            f"[{min(found):.2f}, {max(found):.2f}]  n={len(found)}"
-        )
+        for other in others:
+            found = [rate[ours] / rate[other] for rate in rounds]
+            print(
+                f"{name:<22} '{ours}' / {other:<8} steps per s: median {statistics.median(found):.2f}  "
+                f"[{min(found):.2f}, {max(found):.2f}]  n={len(found)}"
+            )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ import sys
 from kdedge.cli import commands, output
 from kdedge.errors import KdedgeError
 
+SPIN_COUNT = "100000"
+"""Rounds that a waiting OpenMP thread spins before it sleeps, a fraction of a millisecond."""
+
 
 def main() -> None:
     """Run the command line and exit with the contract's code."""
-    # Before torch is loaded: threads that wait must sleep. Spinning ones, OpenMP's default, ran two threads on a busy
-    # machine of two cores 13 times slower (benchmarks/busy_machine.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is loaded: threads that wait spin for a moment, then sleep. Long spinning, libgomp's default, makes two
+    # threads crawl on a busy machine of two cores, and sleeping at once nearly halves the speed of an idle one
+    # (benchmarks/busy_machine.py).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
     as_json = "--json" in sys.argv[1:]
     try:
