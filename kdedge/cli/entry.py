@@ -17,8 +17,8 @@ SPIN_COUNT = "100000"
 
 def main() -> None:
     """Run the command line and exit with the contract's code."""
-    # Before torch is loaded: threads that wait spin for a moment, then sleep. Long spinning, libgomp's default, makes two
-    # threads crawl on a busy machine of two cores, and sleeping at once nearly halves the speed of an idle one
+    # Before torch is loaded: threads that wait spin for a moment, then sleep. Long spinning, libgomp's default, makes
+    # two threads crawl on a busy machine of two cores; sleeping at once nearly halves the speed of an idle one
     # (benchmarks/busy_machine.py).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
