@@ -44,7 +44,8 @@ class Stage:
         alpha: Weight of the guides.
         observer_fraction: For QAT: share of the steps after which the activation ranges are frozen; else None.
         guide_precision: Autocast of the guides' forward pass.
-        cached_views: Views a sample that are cycled over the epochs, their guide logits replayed; 0 for none.
+        cached_views: Views a sample that are cycled over the epochs, their guide logits replayed; 0 for none. Without
+            guides there is nothing to replay, and every epoch has new views.
     """
 
     name: str
@@ -140,7 +141,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
         while at.step < total:
             epoch, first = divmod(at.step, per_epoch)
             order = epoch_order(len(data), setting.seed, stage.name, epoch)
-            view = epoch % stage.cached_views if stage.cached_views else epoch
+            view = epoch % stage.cached_views if cache is not None else epoch
             views = epoch_views(len(data), setting.augment, setting.seed, stage.name, view)
             size = image_size(recipe, epoch, data.images.shape[-1])
             _set_mode(net, stage, at.step / total)

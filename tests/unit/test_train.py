@@ -112,6 +112,19 @@ def test_cached_views_ask_the_teacher_once_a_view(splits: DataSplits, tmp_path: 
     assert fresh.seen == 6 * count
 
 
+def test_without_a_teacher_every_epoch_has_new_views(splits: DataSplits, tmp_path: Path) -> None:
+    """Else the student alone, which distilling is compared with, would see fewer images than it could."""
+    recipe = TrainingRecipe(epochs=3, batch_size=100)
+    weights = []
+    for views in (0, 1):
+        student = net()
+        folder = tmp_path / str(views)
+        folder.mkdir()
+        train(student, Stage("student", recipe, cached_views=views), setting(splits, folder))
+        weights.append(student.state_dict()["1.weight"])
+    assert torch.equal(*weights)
+
+
 def test_a_replayed_batch_has_the_teachers_logits() -> None:
     cache, truth, asked = TeacherCache(2, 10), torch.randn(2, 10, 5), []
 
