@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
 from kdedge.files import read_json, sha256_file, write_json
+from kdedge.inputs import InputSpec, examples, image_input
 from kdedge.preprocessing import Preprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
@@ -188,6 +189,11 @@ class Bundle:
         return str(self.manifest["model"])
 
     @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the student takes."""
+        return (image_input(self.preprocessing.channels, self.preprocessing.image_size),)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return (self.preprocessing.channels, *self.preprocessing.image_size)
@@ -232,8 +238,6 @@ class Bundle:
         Raises:
             BundleError: the bundle is float, or its quantised state does not fit this version of the libraries.
         """
-        import torch
-
         from kdedge import quantize
 
         if not self.is_quantised:
@@ -242,7 +246,7 @@ class Bundle:
                 where=self.path,
                 cure="Train it with qat.training.epochs above 0",
             )
-        example = (torch.zeros(batch_size or 2, *self.input_shape),)
+        example = examples(self.inputs, batch_size or 2)
         prepared = quantize.prepare_qat(self.float_student(), example, dynamic_batch=batch_size is None)
         try:
             quantize.load_quantised_state(prepared, self._tensors(INT8_STATE))
