@@ -119,7 +119,7 @@ def main() -> None:
 
     def our_whole() -> None:
         images = x.contiguous(memory_format=last)
-        train_step(our_student, our_optimizer, stage, images, y, guide=guide_logits(stage.guides, images))
+        train_step(our_student, our_optimizer, stage, (images,), y, guide=guide_logits(stage.guides, (images,)))
 
     with torch.no_grad():
         logits = plain_teacher(x)
@@ -129,7 +129,7 @@ def main() -> None:
         plain_step(plain_student, plain_optimizer, x, y, logits)
 
     def our_student_step() -> None:
-        train_step(our_student, our_optimizer, stage, x.contiguous(memory_format=last), y, guide=logits)
+        train_step(our_student, our_optimizer, stage, (x.contiguous(memory_format=last),), y, guide=logits)
 
     with products_on_small_maps(our_student, "cpu"):
         show("whole step (teacher forward + student)", ratios(plain_whole, our_whole, options.pairs))

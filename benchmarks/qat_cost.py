@@ -67,7 +67,7 @@ def main() -> None:
 
     def step(module: nn.Module) -> float:
         module.train()
-        return seconds(lambda: train_step(module, optimizers[id(module)], stage, x, y, guide=None))
+        return seconds(lambda: train_step(module, optimizers[id(module)], stage, (x,), y, guide=None))
 
     for name, observing in (("observers on", True), ("ranges frozen", False)):
         quantize.set_observers(prepared, observing)

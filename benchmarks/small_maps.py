@@ -42,7 +42,7 @@ def ratios(model: str, stem: Stem, precision: Precision, batch: int, pairs: int)
     def seconds(device: str) -> float:
         with products_on_small_maps(net, device):
             started = time.perf_counter()
-            train_step(net, optimizer, stage, x, y, guide=None)
+            train_step(net, optimizer, stage, (x,), y, guide=None)
             return time.perf_counter() - started
 
     plain, ours = "none", "cpu"

@@ -28,7 +28,7 @@ _API = {
     "DistillRecipe": "kdedge.recipe",
     "DistillResult": "kdedge.distillation",
     "KdedgeError": "kdedge.errors",
-    "Metrics": "kdedge.evaluation",
+    "Metrics": "kdedge.metrics",
     "bench": "kdedge_bench.session",
     "distill": "kdedge.distillation",
     "evaluate": "kdedge.evaluation",

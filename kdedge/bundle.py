@@ -21,7 +21,7 @@ from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
 from kdedge.files import read_json, sha256_file, write_json
 from kdedge.inputs import InputSpec, examples, image_input
-from kdedge.preprocessing import Preprocessing
+from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
 
@@ -52,7 +52,7 @@ def write_bundle(
     student: nn.Module,
     prepared: GraphModule | None,
     labels: tuple[str, ...],
-    preprocessing: Preprocessing,
+    preprocessing: ImagePreprocessing,
     data: dict[str, Any],
     results: dict[str, Any],
 ) -> Bundle:
@@ -154,7 +154,7 @@ class Bundle:
     manifest: dict[str, Any]
     recipe: DistillRecipe
     labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -173,7 +173,7 @@ class Bundle:
                 manifest,
                 recipe_from_dict(manifest["recipe"], where=path / MANIFEST),
                 tuple(map(str, manifest["labels"])),
-                Preprocessing.from_dict(manifest["preprocessing"]),
+                ImagePreprocessing.from_dict(manifest["preprocessing"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"damaged manifest: {error!r}", where=path / MANIFEST) from error

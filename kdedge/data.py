@@ -6,13 +6,12 @@ Images of moderate size live decoded in memory as uint8, so that the hot loop do
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdedge.errors import DataError
 from kdedge.image_sources import ImageSet, class_folders, digits, hub, is_hub_layout
@@ -163,9 +162,3 @@ def _carve(data: ImageSet, fraction: float, generator: torch.Generator, name: st
     if not carved.any():
         raise DataError("too few images to split: every class needs at least 2", where=name)
     return data.take((~carved).nonzero().squeeze(1)), data.take(carved.nonzero().squeeze(1))
-
-
-def batches(data: ImageSet, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Images uint8 [n, C, H, W] and labels int64 [n] in order, ``size`` at a time, the last one shorter."""
-    for start in range(0, len(data), size):
-        yield data.images[start : start + size], data.labels[start : start + size]

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,13 @@ from kdedge.bundle import Bundle, library_versions, write_bundle
 from kdedge.checkpoint import load_tensors, save_tensors
 from kdedge.data import DataSplits, load_data
 from kdedge.energy import EnergyMeter
-from kdedge.evaluation import Metrics, evaluate
+from kdedge.evaluation import evaluate
+from kdedge.feeds import make_feed
 from kdedge.files import atomic_path
+from kdedge.inputs import examples
+from kdedge.metrics import Scores, in_words, scores_from_dict
 from kdedge.optimization import cpu_has_bfloat16
-from kdedge.preprocessing import Preprocessing, measure_preprocessing
+from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.recipe import DistillRecipe
 from kdedge.run_folder import RunFolder
@@ -44,7 +46,7 @@ class DistillResult:
     """
 
     bundle: Bundle
-    metrics: dict[str, Metrics | None]
+    metrics: dict[str, Scores | None]
     time_s: dict[str, float]
     energy_j: dict[str, float | None]
     unmeasured: dict[str, str]
@@ -114,10 +116,8 @@ def distill(
         progress.say(
             "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
         )
-    setting = Setting(
-        splits.train, splits.validation, preprocessing, recipe.augment, recipe.seed, device, run.checkpoints,
-        jsonl, progress,
-    )  # fmt: skip
+    feed = make_feed(splits.train, preprocessing, recipe.augment, recipe.seed)
+    setting = Setting(feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress)
     pipeline = _Pipeline(recipe, splits, preprocessing, run, setting, EnergyMeter())
     teacher_net = pipeline.teacher(teacher)
     student_net = pipeline.student(teacher_net)
@@ -145,7 +145,7 @@ class _Pipeline:
 
     recipe: DistillRecipe
     splits: DataSplits
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
     run: RunFolder
     setting: Setting
     meter: EnergyMeter
@@ -201,7 +201,7 @@ class _Pipeline:
         recipe = self.recipe
         if recipe.qat.training.epochs == 0:
             return None
-        example = (torch.zeros(2, *self.splits.shape, device=self.setting.device),)
+        example = tuple(x.to(self.setting.device) for x in examples(self.preprocessing.inputs, 2))
         prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, dynamic_batch=True)
         path = self.run.checkpoints / "qat.safetensors"
         if self.run.finished("qat") and path.exists():
@@ -238,7 +238,9 @@ class _Pipeline:
             self.run.finish("qat", **finished["qat"], **self._test(program))
             self._say("qat", "int8: ")
         names = {"teacher": "teacher", "student": "student_float", "qat": "student_int8"}
-        metrics = {new: Metrics(**finished[old]["metrics"]) if old in finished else None for old, new in names.items()}
+        metrics = {
+            new: scores_from_dict(finished[old]["metrics"]) if old in finished else None for old, new in names.items()
+        }
         figures = self._figures(finished)
         bundle = write_bundle(
             self.run.folder / "bundle",
@@ -286,31 +288,26 @@ class _Pipeline:
     @torch.no_grad()
     def _calibrate(self, prepared: GraphModule) -> None:
         """Set the first ranges from training images, before the first step sees them."""
-        recipe, train_set = self.recipe, self.setting.train
+        recipe, train_set = self.recipe, self.splits.train
         batch = recipe.qat.training.batch_size
         quantize.set_observers(prepared, True)
         quantize.set_fake_quantize(prepared, False)
         generator = torch.Generator().manual_seed(_seed(recipe.seed, "calibration"))
         order = torch.randperm(len(train_set), generator=generator)[: batch * recipe.qat.calibration_batches]
-        images = (train_set.images[index].to(self.setting.device) for index in torch.split(order, batch))
-        quantize.calibrate(
-            prepared, ((self.preprocessing.normalise(x).contiguous(memory_format=torch.channels_last),) for x in images)
-        )
+        rows = (train_set.take(index).columns for index in torch.split(order, batch))
+        on_device = (tuple(column.to(self.setting.device) for column in columns) for columns in rows)
+        quantize.calibrate(prepared, (self.preprocessing.prepare(columns) for columns in on_device))
         quantize.set_fake_quantize(prepared, True)
 
     def _test(self, net: nn.Module | GraphModule) -> dict[str, Any]:
-        predict: Callable[..., Any] = net
-        metrics = evaluate(predict, self.splits.test, self.preprocessing, device=self.setting.device)
-        return {"metrics": metrics.to_dict()}
+        scores = evaluate(net, self.splits.test, self.preprocessing, device=self.setting.device)
+        return {"metrics": scores.to_dict()}
 
     def _say(self, stage: str, prefix: str = "") -> None:
         figures = self.run.state["finished"][stage]
-        metrics = figures["metrics"]
+        scores = figures["metrics"]
         self.setting.log.write("stage", stage=stage, **figures)
-        self.setting.progress.say(
-            f"{stage:<8} {prefix}test accuracy {metrics['accuracy']:.4f}, "
-            f"F1 {metrics['f1_macro']:.4f} (n={metrics['n']})"
-        )
+        self.setting.progress.say(f"{stage:<8} {prefix}test {in_words(scores)} (n={scores['n']})")
 
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:

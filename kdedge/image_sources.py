@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from kdedge.errors import DataError
+from kdedge.metrics import Metrics, score
 from kdedge.recipe import DataRecipe
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The images."""
+        return (self.images,)
+
     def take(self, index: Tensor) -> ImageSet:
         """The samples at ``index``, int64 [M]."""
         return ImageSet(self.images[index], self.labels[index])
+
+    def score(self, logits: Tensor) -> Metrics:
+        """Accuracy and macro F1 of logits [N, classes]."""
+        return score(logits, self.labels)
 
 
 def digits(recipe: DataRecipe) -> tuple[dict[str, ImageSet], tuple[str, ...]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdedge.inputs import InputSpec, image_input
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class ImagePreprocessing:
     """Short side resized to ``image_size``, centre crop, [0, 255] → [0, 1], minus mean, by standard deviation.
 
     Attributes:
@@ -27,6 +29,18 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: str = "bilinear"
 
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """One image."""
+        return (image_input(self.channels, self.image_size),)
+
+    def prepare(self, columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Images as ``normalise`` takes them -> the net's input, channels_last, which fast convolutions want."""
+        import torch
+
+        (images,) = columns
+        return (self.normalise(images).contiguous(memory_format=torch.channels_last),)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or float [N, C, H, W] in [0, 255] -> float32 [N, C, H, W]."""
         import torch
@@ -41,7 +55,7 @@ class Preprocessing:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+    def from_dict(cls, data: dict[str, Any]) -> ImagePreprocessing:
         """From ``to_dict``'s values."""
         height, width = data["image_size"]
         return cls(
@@ -53,7 +67,7 @@ class Preprocessing:
         )
 
 
-def measure_preprocessing(images: Tensor) -> Preprocessing:
+def measure_preprocessing(images: Tensor) -> ImagePreprocessing:
     """The preprocessing that gives the training images mean 0 and standard deviation 1 by channel.
 
     Args:
@@ -71,4 +85,4 @@ def measure_preprocessing(images: Tensor) -> Preprocessing:
         centre = float((share * levels).sum())
         mean.append(round(centre, 6))
         std.append(round(max(float((share * (levels - centre) ** 2).sum().sqrt()), 1e-3), 6))
-    return Preprocessing((height, width), channels, tuple(mean), tuple(std))
+    return ImagePreprocessing((height, width), channels, tuple(mean), tuple(std))

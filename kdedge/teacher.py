@@ -16,7 +16,7 @@ from kdedge.checkpoint import save_tensors
 from kdedge.data import DataSplits
 from kdedge.errors import KdedgeError, ModelError
 from kdedge.files import read_json, write_json
-from kdedge.preprocessing import Preprocessing
+from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
 
@@ -39,7 +39,9 @@ class Teacher:
     to_train: ModelRecipe | None = None
 
 
-def find_teacher(spec: str | None, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> Teacher:
+def find_teacher(
+    spec: str | None, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+) -> Teacher:
     """The teacher that ``--teacher`` names, or the recipe's own.
 
     Args:
@@ -76,7 +78,7 @@ def find_teacher(spec: str | None, recipe: DistillRecipe, splits: DataSplits, pr
 
 
 def save_teacher(
-    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits, preprocessing: Preprocessing
+    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
     save_tensors(net, folder / WEIGHTS)
@@ -181,7 +183,7 @@ def _torchvision(spec: str, splits: DataSplits) -> Teacher:
     return Teacher(net, spec)
 
 
-def _hugging_face(spec: str, splits: DataSplits, preprocessing: Preprocessing) -> Teacher:
+def _hugging_face(spec: str, splits: DataSplits, preprocessing: ImagePreprocessing) -> Teacher:
     """An image classifier of the Hub or of a folder in Hub layout, behind its own preprocessing."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -210,11 +212,11 @@ def _hugging_face(spec: str, splits: DataSplits, preprocessing: Preprocessing) -
     return Teacher(net, spec)
 
 
-def _processor(processor: Any) -> Preprocessing:
+def _processor(processor: Any) -> ImagePreprocessing:
     size = processor.size
     side = size.get("shortest_edge")
     height, width = (side, side) if side else (size["height"], size["width"])
-    return Preprocessing(
+    return ImagePreprocessing(
         (height, width), len(processor.image_mean), tuple(processor.image_mean), tuple(processor.image_std)
     )
 
@@ -241,8 +243,8 @@ class _Adapted(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        ours: Preprocessing | None,
-        theirs: Preprocessing | None,
+        ours: ImagePreprocessing | None,
+        theirs: ImagePreprocessing | None,
         order: list[int] | None,
     ) -> None:
         super().__init__()

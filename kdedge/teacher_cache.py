@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class TeacherCache:
-    """Logits float16 [views, samples, classes] in memory, filled as views come by.
+    """Logits float16 [views, samples, ...] in memory, filled as views come by.
 
     Args:
         views: Views a sample.
@@ -26,7 +26,7 @@ class TeacherCache:
         self._logits: Tensor | None = None
 
     def logits(self, view: int, index: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits float32 [n, classes] of one view of the samples at ``index``.
+        """Logits float32 [n, ...] of one view of the samples at ``index``.
 
         Args:
             view: Its number.
@@ -37,7 +37,7 @@ class TeacherCache:
         if len(unknown):
             fresh = compute(unknown).detach().to("cpu", torch.float16)
             if self._logits is None:
-                self._logits = torch.zeros(*self._known.shape, fresh.shape[1], dtype=torch.float16)
+                self._logits = torch.zeros(*self._known.shape, *fresh.shape[1:], dtype=torch.float16)
             self._logits[view, index[unknown]] = fresh
             self._known[view, index[unknown]] = True
         # Replayed and fresh logits pass through float16 alike, so that a view always has the same ones.

@@ -13,19 +13,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.nn import functional
 
 from kdedge import quantize
-from kdedge.augment import epoch_order, epoch_views
+from kdedge.augment import epoch_order
 from kdedge.checkpoint import load_checkpoint, save_checkpoint, stoppable
 from kdedge.errors import CheckError
 from kdedge.evaluation import evaluate
-from kdedge.image_sources import ImageSet
+from kdedge.examples import Examples, Preprocessing
+from kdedge.feeds import Batch, Feed
 from kdedge.losses import distillation_loss
 from kdedge.optimization import autocast_dtype, image_size, learning_rate, make_optimizer
-from kdedge.preprocessing import Preprocessing
 from kdedge.progress import JsonLog, Progress
-from kdedge.recipe import AugmentRecipe, Precision, TrainingRecipe
+from kdedge.recipe import Precision, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache import TeacherCache
 
@@ -63,21 +62,19 @@ class Setting:
     """What all stages of a run share.
 
     Attributes:
-        train: Training images.
-        validation: Images for the figure after each epoch.
-        preprocessing: uint8 images -> the nets' input.
-        augment: Random changes of the training images.
-        seed: Of order and views.
+        feed: Training samples.
+        validation: Samples for the figure after each epoch.
+        preprocessing: Their columns -> the nets' inputs.
+        seed: Of the order.
         device: ``cpu`` or ``cuda``.
         folder: Where checkpoints go.
         log: JSON lines.
         progress: The live line.
     """
 
-    train: ImageSet
-    validation: ImageSet
+    feed: Feed
+    validation: Examples
     preprocessing: Preprocessing
-    augment: AugmentRecipe
     seed: int
     device: str
     folder: Path
@@ -123,7 +120,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
         CheckError: the loss is not finite.
     """
     recipe = stage.training
-    data = setting.train
+    data = setting.feed
     batch = min(recipe.batch_size, len(data))
     per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
     total = recipe.epochs * per_epoch
@@ -142,21 +139,19 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             epoch, first = divmod(at.step, per_epoch)
             order = epoch_order(len(data), setting.seed, stage.name, epoch)
             view = epoch % stage.cached_views if cache is not None else epoch
-            views = epoch_views(len(data), setting.augment, setting.seed, stage.name, view)
-            size = image_size(recipe, epoch, data.images.shape[-1])
+            size = image_size(recipe, epoch, data.image_size)
             _set_mode(net, stage, at.step / total)
             if first == 0:
                 at.loss_sum, at.correct, at.seen = 0.0, 0, 0
-            for number in range(first, per_epoch):
-                index = order[number * batch : (number + 1) * batch]
-                images = _input(views.apply(data.images[index], index), setting)
-                labels = data.labels[index].to(setting.device)
-                guide = _guide(stage, images, cache, view=view, index=index)
+            indices = [order[number * batch : (number + 1) * batch] for number in range(first, per_epoch)]
+            samples = data.batches(stage.name, view, size, indices, setting.device)
+            for index, given in zip(indices, samples, strict=True):
+                guide = _guide(stage, given, cache, view=view, index=index)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, at.step, total)
                 if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
                     _observe(net, False)
-                loss, hits = train_step(net, optimizer, stage, _resize(images, size), labels, guide=guide)
+                loss, hits = train_step(net, optimizer, stage, given.inputs, given.labels, guide=guide)
                 _require_finite(loss, stage.name, at.step, index)
                 at.add(loss, hits, len(index))
                 at.elapsed_s = before_s + time.monotonic() - started
@@ -190,27 +185,27 @@ def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
         )
 
 
-def _guide(stage: Stage, images: Tensor, cache: TeacherCache | None, *, view: int, index: Tensor) -> Tensor | None:
-    """Guide logits float32 [N, classes] of these views, from the cache where it has them; None without guides."""
+def _guide(stage: Stage, batch: Batch, cache: TeacherCache | None, *, view: int, index: Tensor) -> Tensor | None:
+    """Guide logits float32 [n, ...] of these views, from the cache where it has them; None without guides."""
     if not stage.guides or stage.alpha == 0:
         return None
-    device = images.device.type
-    dtype = autocast_dtype(stage.guide_precision, device)
+    device = batch.labels.device
+    dtype = autocast_dtype(stage.guide_precision, device.type)
 
     def compute(part: Tensor) -> Tensor:
-        with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
-            return guide_logits(stage.guides, images if len(part) == len(images) else _channels_last(images[part]))
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return guide_logits(stage.guides, batch.guide_rows(part))
 
     if cache is None:
-        return compute(torch.arange(len(images)))
-    return cache.logits(view, index, compute).to(images.device)
+        return compute(torch.arange(len(index)))
+    return cache.logits(view, index, compute).to(device)
 
 
 def train_step(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     stage: Stage,
-    x: Tensor,
+    inputs: tuple[Tensor, ...],
     labels: Tensor,
     guide: Tensor | None,
 ) -> tuple[float, int]:
@@ -220,7 +215,7 @@ def train_step(
         net: In train mode.
         optimizer: Of its parameters.
         stage: Loss and precision.
-        x: Normalised images float32 [N, C, H, W], channels_last for speed.
+        inputs: The net's; images channels_last for speed.
         labels: int64 [N].
         guide: Guide logits float32 [N, classes], or None.
 
@@ -228,9 +223,10 @@ def train_step(
         (loss in nats, number of right arg-maxes).
     """
     recipe = stage.training
-    dtype = autocast_dtype(recipe.precision, x.device.type)
-    with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        logits = net(x)
+    device = labels.device.type
+    dtype = autocast_dtype(recipe.precision, device)
+    with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+        logits = net(*inputs)
     loss = distillation_loss(
         logits,
         labels,
@@ -248,33 +244,17 @@ def train_step(
 
 
 @torch.no_grad()
-def guide_logits(guides: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """Mean logits float32 [N, classes] of at least one guide."""
-    total: Tensor = guides[0](images).float()
+def guide_logits(guides: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> Tensor:
+    """Mean logits float32 [N, ...] of at least one guide."""
+    total: Tensor = guides[0](*inputs).float()
     for guide in guides[1:]:
-        total = total + guide(images).float()
+        total = total + guide(*inputs).float()
     return total / len(guides)
 
 
 def place(net: nn.Module, device: str) -> nn.Module:
     """Move a net to its device, in the layout that the fast convolutions of CPU and GPU want (see distill_step.py)."""
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _input(images: Tensor, setting: Setting) -> Tensor:
-    x = setting.preprocessing.normalise(images.to(setting.device, non_blocking=True))
-    # channels_last is what the CPU's and the GPU's fast convolutions want: benchmarks/distill_step.py
-    return _channels_last(x)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _resize(x: Tensor, size: int) -> Tensor:
-    if size == x.shape[-1]:
-        return x
-    return _channels_last(functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False))
 
 
 def _set_mode(net: nn.Module, stage: Stage, done: float) -> None:
@@ -293,19 +273,20 @@ def _end_epoch(net: nn.Module, stage: Stage, setting: Setting, at: _Position, ep
     at.reported = epochs
     if stage.observer_fraction is not None:
         _observe(net, False)  # observers move even in eval mode
-    metrics = evaluate(net, setting.validation, setting.preprocessing, device=setting.device)
+    scores = evaluate(net, setting.validation, setting.preprocessing, device=setting.device)
+    figure, value = scores.leading
     setting.log.write(
         "epoch",
         stage=stage.name,
         epoch=epochs,
         loss=at.loss_sum / at.seen,
         train_accuracy=at.correct / at.seen,
-        validation_accuracy=metrics.accuracy,
+        **{f"validation_{figure}": value},
         elapsed_s=at.elapsed_s,
     )
     setting.progress.say(
         f"{stage.name:<8} epoch {epochs}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
-        f"train {at.correct / at.seen:.4f}  validation {metrics.accuracy:.4f}  {at.elapsed_s:.0f} s"
+        f"train {at.correct / at.seen:.4f}  validation {value:.4f}  {at.elapsed_s:.0f} s"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from kdedge import models, quantize
 from kdedge.bundle import Bundle, write_bundle
-from kdedge.preprocessing import Preprocessing
+from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe_file import load_recipe
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ def write(folder: Path, *, size: int = 32, steps: int = 40, **student: Any) -> B
         student=net,
         prepared=prepared,
         labels=tuple(f"class {index}" for index in range(CLASSES)),
-        preprocessing=Preprocessing((size, size), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        preprocessing=ImagePreprocessing((size, size), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         data={},
         results={},
     )

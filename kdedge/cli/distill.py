@@ -70,15 +70,15 @@ def distill(
 
 
 def _summary(result: DistillResult, elapsed_s: float) -> None:
-    for name, metrics in result.metrics.items():
-        if metrics is None:
+    from kdedge.metrics import in_words
+
+    for name, scores in result.metrics.items():
+        if scores is None:
             output.result(f"{name:<14} -")
             continue
         trained_s = result.time_s.get({"student_float": "student", "student_int8": "qat"}.get(name, name))
         seconds = "" if trained_s is None else f"  trained in {trained_s:.0f} s"
-        output.result(
-            f"{name:<14} accuracy {metrics.accuracy:.4f}  F1 {metrics.f1_macro:.4f}  (test, n={metrics.n}){seconds}"
-        )
+        output.result(f"{name:<14} {in_words(scores.to_dict())}  (test, n={scores.n}){seconds}")
     joules = result.energy_j.get("total")
     why = result.unmeasured.get("energy_j.total", "")
     spent = f"{joules:.0f} J ({joules / 3600:.2f} Wh)" if joules is not None else f"not measured: {why}"

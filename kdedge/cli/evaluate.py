@@ -12,7 +12,7 @@ from kdedge.cli.app import app
 from kdedge.cli.options import Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
-    from kdedge.evaluation import Metrics
+    from kdedge.metrics import Scores
 
 
 @app.command("eval", epilog="Example: kdedge eval runs/demo/student-int8.tflite --data digits")
@@ -44,9 +44,11 @@ def evaluate(
     if as_json:
         output.document(document)
         return
-    metrics, engine = document["metrics"], document["runtime"]
+    from kdedge.metrics import in_words
+
+    engine = document["runtime"]
     output.result(
-        f"{target}: accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1_macro']:.4f} "
+        f"{target}: {in_words(document['metrics'])} "
         f"({document['precision']}, {engine['name']} {engine['version']}, "
         f"{document['data']} {split}, n={document['n']})"
     )
@@ -66,9 +68,9 @@ def _bundle(path: Path, data: str | None, split: str, precision: str | None) -> 
         raise UserError(f"no precision '{chosen}'", where="--precision", cure="It is int8 or float32")
     found = samples.for_bundle(bundle, data, split)
     net = bundle.int8_program(None) if chosen == "int8" else bundle.float_student()
-    metrics = run(net, found.data, found.preprocessing)
+    scores = run(net, found.data, found.preprocessing)
     engine = {"name": "torch", "version": torch.__version__}
-    return _document(path, metrics, engine, chosen, found)
+    return _document(path, scores, engine, chosen, found)
 
 
 def _artifact(path: Path, data: str | None, split: str, runtime: str | None, threads: int) -> dict[str, Any]:
@@ -84,16 +86,16 @@ def _artifact(path: Path, data: str | None, split: str, runtime: str | None, thr
     def predict(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(artifact.predict(images.contiguous().numpy()))
 
-    metrics = run(predict, found.data, found.preprocessing)
-    return _document(path, metrics, dict(artifact.runtime), artifact.precision, found)
+    scores = run(predict, found.data, found.preprocessing)
+    return _document(path, scores, dict(artifact.runtime), artifact.precision, found)
 
 
-def _document(path: Path, metrics: Metrics, engine: dict[str, str], precision: str, found: Any) -> dict[str, Any]:
+def _document(path: Path, scores: Scores, engine: dict[str, str], precision: str, found: Any) -> dict[str, Any]:
     return {
         "target": str(path),
         "precision": precision,
-        "n": metrics.n,
-        "metrics": {"accuracy": metrics.accuracy, "f1_macro": metrics.f1_macro},
+        "n": scores.n,
+        "metrics": {name: value for name, value in scores.to_dict().items() if name != "n"},
         "runtime": {"name": engine["name"], "version": engine["version"]},
         "data": found.source,
         "split": found.split,

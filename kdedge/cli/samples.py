@@ -10,7 +10,7 @@ from kdedge.errors import ArtifactError
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
     from kdedge.image_sources import ImageSet
-    from kdedge.preprocessing import Preprocessing
+    from kdedge.preprocessing import ImagePreprocessing
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Samples:
     """
 
     data: ImageSet
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
     source: str
     split: str
 
@@ -58,7 +58,7 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
         DataError: the data are not there, or of other classes.
     """
     from kdedge.data import load_evaluation
-    from kdedge.preprocessing import Preprocessing
+    from kdedge.preprocessing import ImagePreprocessing
     from kdedge.recipe import DataRecipe
 
     if metadata is None:
@@ -67,7 +67,7 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
         raise ArtifactError(
             "an artifact does not say where its data are", where=path, cure="Name them with --data, e.g. --data digits"
         )
-    preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+    preprocessing = ImagePreprocessing.from_dict(metadata["preprocessing"])
     recipe = DataRecipe(
         name=data,
         image_size=preprocessing.image_size[0],

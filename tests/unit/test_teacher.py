@@ -9,7 +9,7 @@ import torch
 from kdedge import models
 from kdedge.data import DataSplits, load_data
 from kdedge.errors import ModelError
-from kdedge.preprocessing import Preprocessing, measure_preprocessing
+from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import load_recipe
 from kdedge.teacher import find_teacher, save_teacher
@@ -26,7 +26,7 @@ def splits(recipe: DistillRecipe) -> DataSplits:
 
 
 @pytest.fixture(scope="module")
-def preprocessing(splits: DataSplits) -> Preprocessing:
+def preprocessing(splits: DataSplits) -> ImagePreprocessing:
     return measure_preprocessing(splits.train.images)
 
 
@@ -35,7 +35,7 @@ def fewer(splits: DataSplits) -> DataSplits:
 
 
 @pytest.fixture
-def saved(tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> Path:
+def saved(tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing) -> Path:
     torch.manual_seed(0)
     net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
     save_teacher(tmp_path / "teacher", net, recipe.teacher, splits, preprocessing)
@@ -43,14 +43,14 @@ def saved(tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessi
 
 
 def test_without_a_spec_the_recipes_own_is_built_to_be_trained(
-    recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     assert find_teacher(None, recipe, splits, preprocessing).to_train == recipe.teacher
     assert find_teacher("resnet18", recipe, splits, preprocessing).name == "resnet18"
 
 
 def test_a_teacher_that_kdedge_wrote(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     images = torch.rand(3, *splits.shape)
     by_folder = find_teacher(str(saved), recipe, splits, preprocessing)
@@ -60,7 +60,7 @@ def test_a_teacher_that_kdedge_wrote(
 
 
 def test_classes_in_another_order_are_put_right(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     backwards = dataclasses.replace(splits, labels=splits.labels[::-1])
     images = torch.rand(3, *splits.shape)
@@ -70,14 +70,14 @@ def test_classes_in_another_order_are_put_right(
 
 
 def test_wrong_number_of_classes_names_both(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
         find_teacher(str(saved), recipe, fewer(splits), preprocessing)
 
 
 def test_a_state_dict_of_torch_is_read_without_running_code(
-    tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "t.pt")
@@ -96,7 +96,7 @@ def test_a_state_dict_of_torch_is_read_without_running_code(
 
 
 def test_weights_of_another_net_are_refused(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing, tmp_path: Path
+    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing, tmp_path: Path
 ) -> None:
     torch.save(models.build(recipe.teacher, models.TEACHERS, 10, (3, 8, 8)).state_dict(), tmp_path / "t.pt")
     with pytest.raises(ModelError, match="do not fit the teacher's net"):
@@ -107,7 +107,7 @@ def test_weights_of_another_net_are_refused(
         find_teacher(str(saved), recipe, splits, preprocessing)
 
 
-def test_an_unknown_teacher(recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing) -> None:
+def test_an_unknown_teacher(recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing) -> None:
     with pytest.raises(ModelError, match="no teacher 'resnet51'"):
         find_teacher("resnet51", recipe, splits, preprocessing)
     with pytest.raises(ModelError, match="torchvision knows no 'resnet50:NOPE'"):
@@ -133,7 +133,7 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_hugging_face_teacher_behind_its_own_preprocessing(
-    hub_folder: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: Preprocessing
+    hub_folder: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
 ) -> None:
     from transformers import ResNetForImageClassification
 

@@ -1,0 +1,52 @@
+"""Examples: what a net is trained and scored on, whatever the task: columns of tensors, one row a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from kdedge.inputs import InputSpec
+from kdedge.metrics import Scores
+
+Kind = TypeVar("Kind", bound="Examples")
+
+
+class Examples(Protocol):
+    """A split in memory, ready for a net but for what ``Preprocessing.prepare`` does."""
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """One tensor [N, ...] for each input of the net, in its order."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N], or [N, k] where every sample has k of them (start and end of an answer)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def take(self, index: Tensor) -> Self:
+        """The samples at ``index``, int64 [M]."""
+
+    def score(self, logits: Tensor) -> Scores:
+        """Scores of the logits [N, ...] of all samples, in order."""
+
+
+class Preprocessing(Protocol):
+    """From a column as it is stored to an input of the net."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the net takes."""
+
+    def prepare(self, columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Rows of the columns -> the net's inputs, on the device that the columns are on."""
+
+
+def batches(data: Examples, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Columns and labels in order, ``size`` rows at a time, the last batch shorter."""
+    for start in range(0, len(data), size):
+        yield tuple(column[start : start + size] for column in data.columns), data.labels[start : start + size]

@@ -1,0 +1,135 @@
+"""Feeds: the training split as batches, in an order and with views that can be made again bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdedge.augment import epoch_views
+from kdedge.examples import Examples, Preprocessing
+from kdedge.image_sources import ImageSet
+from kdedge.preprocessing import ImagePreprocessing
+from kdedge.recipe import AugmentRecipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the nets of one step take them, on their device.
+
+    Attributes:
+        inputs: Of the net that is trained.
+        guide_inputs: Of the guides: the same samples in the same view, images in full size.
+        labels: int64 [n] or [n, k], or float32 [n, classes] where samples are mixed.
+    """
+
+    inputs: tuple[Tensor, ...]
+    guide_inputs: tuple[Tensor, ...]
+    labels: Tensor
+
+    def guide_rows(self, part: Tensor) -> tuple[Tensor, ...]:
+        """The guides' inputs of some rows, int64 [m]; as they are where all are asked for."""
+        if len(part) == len(self.labels):
+            return self.guide_inputs
+        return tuple(like(x[part.to(x.device)], x) for x in self.guide_inputs)
+
+
+class Feed(Protocol):
+    """The training samples of a run."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the images in full size; 0 where there are none to resize."""
+
+    def __len__(self) -> int:
+        """Samples."""
+
+    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+        """One batch for each of ``indices``.
+
+        Args:
+            stage: Of the training; with ``view`` the name of the views.
+            view: A view of every sample; the same one has the same pixels again.
+            size: Pixels of the images that the net sees.
+            indices: int64 [n] each, positions in the training split.
+            device: Where the batches shall be.
+        """
+
+
+@dataclass(frozen=True)
+class ImageFeed:
+    """Decoded images, augmented in whole batches."""
+
+    data: ImageSet
+    preprocessing: ImagePreprocessing
+    augment: AugmentRecipe
+    seed: int
+
+    @property
+    def image_size(self) -> int:
+        """Pixels."""
+        return int(self.data.images.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+        """See ``Feed``."""
+        views = epoch_views(len(self.data), self.augment, self.seed, stage, view)
+        for index in indices:
+            images = views.apply(self.data.images[index], index).to(device, non_blocking=True)
+            inputs = self.preprocessing.prepare((images,))
+            yield Batch(tuple(resize(x, size) for x in inputs), inputs, self.data.labels[index].to(device))
+
+
+@dataclass(frozen=True)
+class PlainFeed:
+    """Samples that have one view: vectors, tokens."""
+
+    data: Examples
+    preprocessing: Preprocessing
+
+    @property
+    def image_size(self) -> int:
+        """None."""
+        return 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+        """See ``Feed``; stage, view and size change nothing here."""
+        del stage, view, size
+        for index in indices:
+            inputs = self.preprocessing.prepare(tuple(column[index].to(device) for column in self.data.columns))
+            yield Batch(inputs, inputs, self.data.labels[index].to(device))
+
+
+def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentRecipe, seed: int) -> Feed:
+    """The feed for a kind of data."""
+    if isinstance(data, ImageSet) and isinstance(preprocessing, ImagePreprocessing):
+        return ImageFeed(data, preprocessing, augment, seed)
+    return PlainFeed(data, preprocessing)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images in the layout that the fast convolutions of CPU and GPU want (benchmarks/distill_step.py)."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def like(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` contiguous in the layout of ``other``."""
+    if other.ndim == 4 and other.is_contiguous(memory_format=torch.channels_last):
+        return channels_last(x)
+    return x.contiguous()
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """Images [n, C, s, s] at ``size`` pixels."""
+    if size == x.shape[-1]:
+        return x
+    return channels_last(functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False))
