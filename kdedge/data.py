@@ -6,22 +6,44 @@ Images of moderate size live decoded in memory as uint8, so that the hot loop do
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from kdedge.errors import DataError
-from kdedge.image_sources import ImageSet, class_folders, digits, hub, is_hub_layout
-from kdedge.recipe import DataRecipe
+from kdedge.image_sources import class_folders, digits, hub, is_hub_layout
+from kdedge.recipe import DataRecipe, Task
 
 SPLITS = ("train", "validation", "test")
 
 
+class Part(Protocol):
+    """One split of a source: images, vectors, sentences or questions."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]: the class of each sample, below the number of classes."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def take(self, index: Tensor) -> Any:
+        """The samples at ``index``, int64 [M]."""
+
+    def fingerprint(self) -> bytes:
+        """Digest over all samples and labels."""
+
+
+P = TypeVar("P", bound=Part)
+Parts: TypeAlias = tuple[dict[str, Any], tuple[str, ...]]
+
+
 @dataclass(frozen=True)
-class DataSplits:
+class DataSplits(Generic[P]):
     """Train, validation and test of one data set.
 
     Attributes:
@@ -30,17 +52,17 @@ class DataSplits:
         train: What the nets learn from.
         validation: For choosing and tuning; never trained on.
         test: For the final figures; neither trained nor tuned nor calibrated on.
-        fingerprint: SHA-256 over all images, labels and names.
+        fingerprint: SHA-256 over all samples, labels and names.
     """
 
     source: str
     labels: tuple[str, ...]
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
+    train: P
+    validation: P
+    test: P
     fingerprint: str
 
-    def split(self, name: str) -> ImageSet:
+    def split(self, name: str) -> P:
         """The split called ``name``.
 
         Raises:
@@ -48,54 +70,32 @@ class DataSplits:
         """
         if name not in SPLITS:
             raise DataError(f"no split '{name}'", cure=f"Splits are {', '.join(SPLITS)}")
-        chosen: ImageSet = getattr(self, name)
+        chosen: P = getattr(self, name)
         return chosen
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of every image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
 
-
-def load_data(recipe: DataRecipe, source: str | None = None) -> DataSplits:
+def load_data(recipe: DataRecipe, source: str | None = None, task: Task = "image-classification") -> DataSplits[Any]:
     """The data set that the recipe or ``source`` names, decoded and split.
 
     Args:
         recipe: Sizes, fractions and the seed of the splits.
-        source: ``digits``, a folder (one sub-folder a class, or Hub layout), or a Hub name; None takes
-            ``recipe.name``.
+        source: A name of an embedded data set, a file or folder, or a Hub name; None takes ``recipe.name``.
+        task: What the data are for, which says how they are read.
 
     Raises:
         DataError: missing, empty, damaged or unusable; says which file or row.
     """
-    name, labels, parts = _read(recipe, source)
+    name, labels, parts = _read(recipe, source, task)
     return _split(name, labels, parts, recipe)
 
 
-def _read(
-    recipe: DataRecipe, source: str | None, split: str | None = None
-) -> tuple[str, tuple[str, ...], dict[str, ImageSet]]:
-    """Name, classes and parts of a data set, decoded as far as ``split`` needs."""
-    name = source or recipe.name
-    folder = Path(name).expanduser()
-    if name == "digits":
-        parts, labels = digits(recipe)
-    elif folder.is_dir():
-        name = str(folder.resolve())
-        parts, labels = hub(name, recipe, split) if is_hub_layout(folder) else class_folders(folder, recipe, split)
-    elif folder.exists() or name.startswith((".", "/", "~")):
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"--data: {what}", where=name, cure="Give a folder, a Hub name, or 'digits'")
-    else:
-        parts, labels = hub(name, recipe, split)
-    for part in parts.values():
-        if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < len(labels):
-            raise DataError(f"a label lies outside the {len(labels)} classes", where=name)
-    return name, labels, parts
-
-
-def load_evaluation(recipe: DataRecipe, source: str | None, split: str, labels: Sequence[str]) -> ImageSet:
+def load_evaluation(
+    recipe: DataRecipe,
+    source: str | None,
+    split: str,
+    labels: Sequence[str],
+    task: Task = "image-classification",
+) -> Any:
     """One split of a data set for a net that was trained before, its labels in the net's own order.
 
     Args:
@@ -103,13 +103,14 @@ def load_evaluation(recipe: DataRecipe, source: str | None, split: str, labels: 
         source: As ``load_data``.
         split: ``train``, ``validation`` or ``test``.
         labels: The net's classes.
+        task: As ``load_data``.
 
     Raises:
         DataError: as ``load_data``, and where the classes are not the net's.
     """
     if split not in SPLITS:
         raise DataError(f"no split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
-    name, own, parts = _read(recipe, source, split)
+    name, own, parts = _read(recipe, source, task, split)
     if len(own) != len(labels):
         raise DataError(
             f"the data has {len(own)} classes, the net has {len(labels)}",
@@ -123,12 +124,48 @@ def load_evaluation(recipe: DataRecipe, source: str | None, split: str, labels: 
         chosen = parts[split]
     else:
         chosen = _split(name, own, parts, recipe).split(split)
-    order = torch.tensor([list(labels).index(label) for label in own])
-    return ImageSet(chosen.images, order[chosen.labels])
+    if tuple(own) == tuple(labels):
+        return chosen
+    return chosen.relabelled(torch.tensor([list(labels).index(label) for label in own]))
 
 
-def _split(name: str, labels: tuple[str, ...], parts: dict[str, ImageSet], recipe: DataRecipe) -> DataSplits:
-    """Carve what is missing out of train, stratified, from index sets that cannot overlap."""
+def _read(
+    recipe: DataRecipe, source: str | None, task: Task, split: str | None = None
+) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """Name, classes and parts of a data set, decoded as far as ``split`` needs."""
+    name = source or recipe.name
+    path = Path(name).expanduser()
+    if path.exists():
+        name = str(path.resolve())
+    elif name.startswith((".", "/", "~")):
+        kind = "folder" if task == "image-classification" else "file or folder"
+        raise DataError(f"--data: no such {kind}", where=name, cure=f"Give a {kind}, a Hub name, or 'digits'")
+    parts, labels = READERS[task](name, recipe, split)
+    for part in parts.values():
+        if labels and len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < len(labels):
+            raise DataError(f"a label lies outside the {len(labels)} classes", where=name)
+    return name, labels, parts
+
+
+def _images(name: str, recipe: DataRecipe, split: str | None) -> Parts:
+    if name == "digits":
+        return digits(recipe)
+    folder = Path(name)
+    if folder.is_dir() and not is_hub_layout(folder):
+        return class_folders(folder, recipe, split)
+    if folder.exists() and not folder.is_dir():
+        raise DataError("--data: is a file, not a folder", where=name, cure="Give a folder, a Hub name, or 'digits'")
+    return hub(name, recipe, split)
+
+
+READERS: dict[Task, Callable[[str, DataRecipe, str | None], Parts]] = {
+    "image-classification": _images,
+}
+"""Task -> function that reads a source: its parts and the names of its classes."""
+
+
+def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: DataRecipe) -> DataSplits[Any]:
+    """Carve what is missing out of train, from index sets that cannot overlap."""
     generator = torch.Generator().manual_seed(recipe.split_seed)
     if "train" not in parts:
         raise DataError("the data set has no 'train' split", where=name)
@@ -146,19 +183,35 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, ImageSet], recip
         train, validation = _carve(train, recipe.validation_fraction, generator, name)
     digest = hashlib.sha256("\0".join(labels).encode())
     for part in (train, validation, parts["test"]):
-        digest.update(np.ascontiguousarray(part.images.numpy()).data)
-        digest.update(np.ascontiguousarray(part.labels.numpy()).data)
+        digest.update(part.fingerprint())
     return DataSplits(name, labels, train, validation, parts["test"], digest.hexdigest())
 
 
-def _carve(data: ImageSet, fraction: float, generator: torch.Generator, name: str) -> tuple[ImageSet, ImageSet]:
-    """(rest, carved): ``fraction`` of every class, at least one image of it where it has two."""
-    carved = torch.zeros(len(data), dtype=torch.bool)
-    for label in range(int(data.labels.max()) + 1):
-        index = (data.labels == label).nonzero().squeeze(1)
+def _carve(data: Any, fraction: float, generator: torch.Generator, name: str) -> tuple[Any, Any]:
+    """(rest, carved): ``fraction`` of every class, at least one sample of it where it has two.
+
+    Samples that belong together (questions about one text) stay together: their groups are carved whole.
+    """
+    groups = getattr(data, "groups", None)
+    carved = _classes(data.labels, fraction, generator) if groups is None else _groups(groups, fraction, generator)
+    if not carved.any() or carved.all():
+        raise DataError("too few samples to split: every class needs at least 2", where=name)
+    return data.take((~carved).nonzero().squeeze(1)), data.take(carved.nonzero().squeeze(1))
+
+
+def _classes(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    carved = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(int(labels.max()) + 1):
+        index = (labels == label).nonzero().squeeze(1)
         shuffled = index[torch.randperm(len(index), generator=generator)]
         count = max(1, round(fraction * len(index))) if len(index) > 1 else 0
         carved[shuffled[:count]] = True
-    if not carved.any():
-        raise DataError("too few images to split: every class needs at least 2", where=name)
-    return data.take((~carved).nonzero().squeeze(1)), data.take(carved.nonzero().squeeze(1))
+    return carved
+
+
+def _groups(groups: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Whole groups, int64 [N], in random order until ``fraction`` of the samples is reached, at least one."""
+    sizes = torch.bincount(groups)
+    order = torch.randperm(len(sizes), generator=generator)
+    before = torch.cumsum(sizes[order], 0) - sizes[order]
+    return torch.isin(groups, order[before < fraction * len(groups)])

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from kdedge import models, quantize
 from kdedge.bundle import Bundle, library_versions, write_bundle
 from kdedge.checkpoint import load_tensors, save_tensors
-from kdedge.data import DataSplits, load_data
+from kdedge.data import SPLITS, DataSplits, load_data
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
 from kdedge.feeds import make_feed
@@ -133,9 +133,9 @@ def _precisions(recipe: DistillRecipe) -> set[str]:
     return {recipe.distillation.teacher_precision, *(stage.precision for stage in stages)}
 
 
-def describe_data(splits: DataSplits) -> dict[str, Any]:
+def describe_data(splits: DataSplits[Any]) -> dict[str, Any]:
     """Source, fingerprint and counts, as the manifest keeps them."""
-    counts = {name: len(splits.split(name)) for name in ("train", "validation", "test")}
+    counts = {name: len(splits.split(name)) for name in SPLITS}
     return {"source": splits.source, "fingerprint": splits.fingerprint, "counts": counts}
 
 
@@ -144,7 +144,7 @@ class _Pipeline:
     """The stages of one run; each is skipped where it is finished."""
 
     recipe: DistillRecipe
-    splits: DataSplits
+    splits: DataSplits[Any]
     preprocessing: ImagePreprocessing
     run: RunFolder
     setting: Setting
@@ -158,7 +158,7 @@ class _Pipeline:
             return None
         folder = self.run.folder / "teacher"
         if self.run.finished("teacher") and (folder / WEIGHTS).exists():
-            return self._frozen(load_teacher(folder, self.splits).net)
+            return self._frozen(load_teacher(folder, self.splits, self._shape).net)
         torch.manual_seed(_seed(recipe.seed, "teacher init"))
         found = find_teacher(spec, recipe, self.splits, self.preprocessing)
         net = place(found.net, self.setting.device)
@@ -175,7 +175,7 @@ class _Pipeline:
         """The converged float student."""
         recipe = self.recipe
         torch.manual_seed(_seed(recipe.seed, "student init"))
-        fresh = models.build(recipe.student, models.STUDENTS, len(self.splits.labels), self.splits.shape)
+        fresh = models.build(recipe.student, models.STUDENTS, len(self.splits.labels), self._shape)
         net = place(fresh, self.setting.device)
         path = self.run.checkpoints / "student.safetensors"
         if self.run.finished("student") and path.exists():
@@ -308,6 +308,11 @@ class _Pipeline:
         scores = figures["metrics"]
         self.setting.log.write("stage", stage=stage, **figures)
         self.setting.progress.say(f"{stage:<8} {prefix}test {in_words(scores)} (n={scores['n']})")
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of one sample, as the nets take it."""
+        return self.preprocessing.inputs[0].shape
 
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -59,6 +60,22 @@ class ImageSet:
     def score(self, logits: Tensor) -> Metrics:
         """Accuracy and macro F1 of logits [N, classes]."""
         return score(logits, self.labels)
+
+    def relabelled(self, order: Tensor) -> ImageSet:
+        """The same images with label i as ``order[i]``."""
+        return ImageSet(self.images, order[self.labels])
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 over images and labels."""
+        return digest(self.images, self.labels)
+
+
+def digest(*tensors: Tensor) -> bytes:
+    """SHA-256 over the bytes of tensors, one after another."""
+    state = hashlib.sha256()
+    for tensor in tensors:
+        state.update(np.ascontiguousarray(tensor.numpy()).data)
+    return state.digest()
 
 
 def digits(recipe: DataRecipe) -> tuple[dict[str, ImageSet], tuple[str, ...]]:

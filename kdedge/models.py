@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
+import math
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -17,7 +18,7 @@ from kdedge.recipe import ModelRecipe, Stem
 
 from torchvision import models as tv  # isort: skip
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class Builder(Protocol):
@@ -88,7 +89,7 @@ def _mlp(classes: int, shape: Shape, *, stem: Stem, width: float, dropout: float
     """The plan's MLP: features → 256 → 128 → classes, dropout 0.5 after each hidden layer."""
     del stem
     rate = 0.5 if dropout is None else dropout
-    sizes = [shape[0] * shape[1] * shape[2], round(256 * width), round(128 * width)]
+    sizes = [math.prod(shape), round(256 * width), round(128 * width)]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(rate)]

@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from kdedge.errors import RecipeError
 
+Task = Literal["image-classification", "text-classification", "question-answering", "vector-classification"]
 Stem = Literal["imagenet", "cifar", "cifar-stride2"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
 QatTeacher = Literal["teacher", "student", "both", "none"]
+LogitLoss = Literal["kd", "dkd"]
+HiddenLoss = Literal["cosine", "mse"]
 
 
 def _check(condition: bool, key: str, says: str) -> None:
@@ -60,17 +63,51 @@ class AugmentRecipe:
         horizontal_flip: Mirror one image in two.
         rotation_deg: Rotate by a uniform angle within ± so many degrees.
         cutout: Side in pixels of a square blanked at a random place (DeVries & Taylor 2017); 0 for none.
+        mixup_alpha: Of the Beta distribution that blends two images and their labels (Zhang et al. 2018); 0 for none.
+        cutmix_alpha: Of the Beta distribution of a rectangle pasted from another image (Yun et al. 2019); 0 for none.
+        mix_probability: Share of the images that are mixed at all; where both kinds are on, each in half of them.
     """
 
     crop_padding: int = 4
     horizontal_flip: bool = True
     rotation_deg: float = 0.0
     cutout: int = 0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_probability: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self.crop_padding >= 0, "augment.crop_padding", "must be 0 px or more")
         _check(0 <= self.rotation_deg <= 180, "augment.rotation_deg", "must lie between 0 and 180")
         _check(self.cutout >= 0, "augment.cutout", "must be 0 px or more")
+        _check(self.mixup_alpha >= 0, "augment.mixup_alpha", "must be 0 or more")
+        _check(self.cutmix_alpha >= 0, "augment.cutmix_alpha", "must be 0 or more")
+        _check(0 <= self.mix_probability <= 1, "augment.mix_probability", "must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """How text becomes tokens, and tokens answers.
+
+    Attributes:
+        tokenizer: Hub name or folder of the tokenizer; None takes the teacher's.
+        max_length: Tokens of an input, special ones included; longer text is cut, longer contexts slide.
+        doc_stride: Tokens that two windows over one context share (questions alone).
+        n_best: Likeliest starts and ends that are combined to answers (questions alone).
+        max_answer_length: Tokens of an answer at most (questions alone).
+    """
+
+    tokenizer: str | None = None
+    max_length: int = 128
+    doc_stride: int = 64
+    n_best: int = 20
+    max_answer_length: int = 30
+
+    def __post_init__(self) -> None:
+        _check(self.max_length >= 8, "text.max_length", "must be at least 8 tokens")
+        _check(self.doc_stride >= 0, "text.doc_stride", "must be 0 tokens or more")
+        _check(self.n_best >= 1, "text.n_best", "must be 1 or more")
+        _check(self.max_answer_length >= 1, "text.max_answer_length", "must be 1 token or more")
 
 
 @dataclass(frozen=True)
@@ -92,6 +129,10 @@ class TrainingRecipe:
             ``bfloat16`` falls back to float32, and says so, on a CPU that would only emulate it.
         start_size: Pixels in the first epochs (progressive resizing): grows linearly, in steps of 4,
             to ``data.image_size`` over the first 60% of the epochs; 0 keeps the full size throughout.
+        patience: Epochs without a better validation figure after which the stage stops; its best weights are kept.
+            0 trains all epochs and keeps the last weights.
+        ema_decay: Of the exponential moving average of the weights that the stage ends with, a step; 0 for none.
+            For float stages: averaged weights would not be those that the ranges of QAT were frozen for.
     """
 
     epochs: int
@@ -106,6 +147,8 @@ class TrainingRecipe:
     gradient_clip: float = 0.0
     precision: Precision = "auto"
     start_size: int = 0
+    patience: int = 0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 0, "epochs", "must be 0 or more")
@@ -117,6 +160,8 @@ class TrainingRecipe:
         _check(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         _check(self.gradient_clip >= 0, "gradient_clip", "must be 0 or more")
         _check(self.start_size == 0 or self.start_size >= 4, "start_size", "must be 0 or at least 4 px")
+        _check(self.patience >= 0, "patience", "must be 0 or more epochs")
+        _check(0 <= self.ema_decay < 1, "ema_decay", "must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -124,11 +169,15 @@ class ModelRecipe:
     """A net and how it is trained.
 
     Attributes:
-        model: Name in ``models.TEACHERS`` or ``models.STUDENTS``, or ``module:function`` of the user's own.
+        model: Name in ``models.TEACHERS`` or ``models.STUDENTS``, or ``module:function`` of the user's own. Of text:
+            a teacher's Hub name, folder, ``package:NAME`` (in an installed package) or an architecture with random
+            weights (``bert-base``); a student's architecture (``bert``, ``distilbert``), or a Hub name or folder.
         stem: ``imagenet`` (as torchvision has it), ``cifar`` (stride 1, no max-pool; every stage sees twice to
             four times the resolution) or ``cifar-stride2`` (between the two).
         width: Width multiplier, for nets that have one.
         dropout: Before the classifier (of the MLP: after each hidden layer); None keeps the net's own.
+        layers: Layers of the teacher that a text student starts from (Sanh et al. 2019), the first is 0; None takes
+            every other one.
         training: Its stage.
     """
 
@@ -137,19 +186,29 @@ class ModelRecipe:
     stem: Stem = "imagenet"
     width: float = 1.0
     dropout: float | None = None
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        _check(self.layers is None or len(self.layers) > 0, "layers", "must name at least one layer")
         _check(self.width > 0, "width", "must be above 0")
         _check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
 class DistillationRecipe:
-    """The loss: alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * CE (Hinton et al. 2015).
+    """The loss: alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * CE (Hinton et al. 2015), and what is added.
 
     Attributes:
         temperature: T, softens both logits.
         alpha: Weight of the teacher; 0 trains the student alone (the teacher is then not needed).
+        loss: Between the softened logits: ``kd`` (KL), or ``dkd``, which weighs the right class and the order among
+            the others apart (Zhao et al. 2022, arXiv:2203.08679).
+        dkd_alpha: Of ``dkd``: weight of the right class.
+        dkd_beta: Of ``dkd``: weight of the others.
+        hidden_weight: Weight of the loss between hidden states of student and teacher, text nets alone; 0 for none.
+        hidden_loss: ``cosine`` (Sanh et al. 2019) or ``mse``, with a projection where the widths differ
+            (Jiao et al. 2020).
+        attention_weight: Weight of the loss between attention probabilities, text nets alone; 0 for none.
         teacher_precision: Of the teacher's forward pass, as ``training.precision``.
         cached_views: Each sample is shown in so many views, cycled over the epochs; the teacher scores a view
             once and its logits are replayed. 0: new views every epoch, the teacher always on the fly.
@@ -157,10 +216,18 @@ class DistillationRecipe:
 
     temperature: float = 3.0
     alpha: float = 0.5
+    loss: LogitLoss = "kd"
+    dkd_alpha: float = 1.0
+    dkd_beta: float = 8.0
+    hidden_weight: float = 0.0
+    hidden_loss: HiddenLoss = "cosine"
+    attention_weight: float = 0.0
     teacher_precision: Precision = "auto"
     cached_views: int = 0
 
     def __post_init__(self) -> None:
+        for key in ("dkd_alpha", "dkd_beta", "hidden_weight", "attention_weight"):
+            _check(getattr(self, key) >= 0, f"distillation.{key}", "must be 0 or more")
         _check(self.temperature > 0, "distillation.temperature", "must be above 0")
         _check(0 <= self.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
         _check(self.cached_views >= 0, "distillation.cached_views", "must be 0 or more")
@@ -209,7 +276,22 @@ class ToleranceRecipe:
 
 @dataclass(frozen=True)
 class DistillRecipe:
-    """Everything that decides the outcome of a training run, apart from the data and the machine."""
+    """Everything that decides the outcome of a training run, apart from the data and the machine.
+
+    Attributes:
+        name: A word; names the run's folder.
+        description: One line.
+        data: Which data, and how they are split.
+        teacher: The teacher, and how it is trained.
+        student: The student, and how it is trained in float.
+        qat: Quantization-aware training.
+        task: What the nets are for.
+        seed: Of weights, order and views.
+        augment: Random changes of training images.
+        text: Tokens and answers.
+        distillation: What the student learns from.
+        tolerance: What quantising may cost.
+    """
 
     name: str
     description: str
@@ -217,9 +299,10 @@ class DistillRecipe:
     teacher: ModelRecipe
     student: ModelRecipe
     qat: QatRecipe
-    task: Literal["image-classification"] = "image-classification"
+    task: Task = "image-classification"
     seed: int = 0
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    text: TextRecipe = field(default_factory=TextRecipe)
     distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
     tolerance: ToleranceRecipe = field(default_factory=ToleranceRecipe)
 
@@ -233,5 +316,21 @@ class DistillRecipe:
 
     @property
     def sha256(self) -> str:
-        """Hash of every value, whatever the order or the comments of the file."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Hash of every value that is not the default, whatever the order or the comments of the file.
+
+        So a key that a later kdedge adds leaves the hash of the recipes that do not use it.
+        """
+        return hashlib.sha256(json.dumps(_told(self), sort_keys=True).encode()).hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """Plain values, of dataclasses those alone that differ from the defaults."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    told = {}
+    for spec in dataclasses.fields(value):
+        own = getattr(value, spec.name)
+        default = spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
+        if own != default:
+            told[spec.name] = _told(own)
+    return told

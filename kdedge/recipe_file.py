@@ -126,9 +126,17 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
+    if any(get_origin(option) is tuple for option in options):
+        return _whole_numbers(value, key)
     if float in options and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = next(option for option in options if option is not type(None))
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise RecipeError(f"recipe key '{key}' is {value!r}", cure=f"It must be of type {wanted.__name__}")
     return value
+
+
+def _whole_numbers(value: Any, key: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(item) is int and item >= 0 for item in value):
+        raise RecipeError(f"recipe key '{key}' is {value!r}", cure="It must be a list of whole numbers, as [0, 2, 4]")
+    return tuple(value)

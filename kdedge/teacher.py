@@ -40,7 +40,7 @@ class Teacher:
 
 
 def find_teacher(
-    spec: str | None, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    spec: str | None, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: ImagePreprocessing
 ) -> Teacher:
     """The teacher that ``--teacher`` names, or the recipe's own.
 
@@ -55,19 +55,19 @@ def find_teacher(
     Raises:
         ModelError: unknown, unreadable, or of another number of classes than the data.
     """
-    classes, shape = len(splits.labels), splits.shape
+    classes, shape = len(splits.labels), preprocessing.inputs[0].shape
     if spec is None or spec in models.TEACHERS:
         own = recipe.teacher if spec is None else dataclasses.replace(recipe.teacher, model=spec)
         return Teacher(models.build(own, models.TEACHERS, classes, shape), own.model, own)
     path = Path(spec).expanduser()
     if path.is_dir() and (path / CARD).is_file():
-        return load_teacher(path, splits)
+        return load_teacher(path, splits, shape)
     if path.name == WEIGHTS and path.is_file():
-        return load_teacher(path.parent, splits)
+        return load_teacher(path.parent, splits, shape)
     if path.is_file():
-        return _state_dict(path, recipe.teacher, splits)
+        return _state_dict(path, recipe.teacher, splits, shape)
     if ":" in spec and "/" not in spec:
-        return _torchvision(spec, splits)
+        return _torchvision(spec, splits, shape)
     if path.is_dir() or (spec.count("/") == 1 and not spec.startswith((".", "/", "~"))):
         return _hugging_face(spec, splits, preprocessing)
     raise ModelError(
@@ -78,7 +78,7 @@ def find_teacher(
 
 
 def save_teacher(
-    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits[Any], preprocessing: ImagePreprocessing
 ) -> None:
     """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
     save_tensors(net, folder / WEIGHTS)
@@ -86,13 +86,13 @@ def save_teacher(
         "format_version": 1,
         "model": dataclasses.asdict(recipe),
         "labels": list(splits.labels),
-        "shape": list(splits.shape),
+        "shape": list(preprocessing.inputs[0].shape),
         "preprocessing": preprocessing.to_dict(),
     }
     write_json(folder / CARD, card)
 
 
-def load_teacher(folder: Path, splits: DataSplits) -> Teacher:
+def load_teacher(folder: Path, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
     """A teacher that kdedge wrote, put behind its own preprocessing where that differs.
 
     Raises:
@@ -102,7 +102,7 @@ def load_teacher(folder: Path, splits: DataSplits) -> Teacher:
 
     try:
         card = read_json(folder / CARD)
-        labels, shape = tuple(card["labels"]), tuple(card["shape"])
+        labels, wanted = tuple(card["labels"]), tuple(card["shape"])
         recipe = _model_recipe(card["model"])
         tensors = load_file(folder / WEIGHTS)
     except KdedgeError as error:
@@ -118,9 +118,9 @@ def load_teacher(folder: Path, splits: DataSplits) -> Teacher:
     if set(labels) != set(splits.labels):
         odd = sorted(set(labels) ^ set(splits.labels))
         raise ModelError(f"the teacher's classes are not the data's: {', '.join(odd[:6])}", where=folder)
-    if shape != splits.shape:
-        raise ModelError(f"the teacher wants images of {shape}, the recipe gives {splits.shape}", where=folder)
-    net = models.build(recipe, models.TEACHERS, len(labels), splits.shape)
+    if wanted != shape:
+        raise ModelError(f"the teacher wants inputs of {wanted}, the recipe gives {shape}", where=folder)
+    net = models.build(recipe, models.TEACHERS, len(labels), shape)
     _load(net, tensors, folder)
     wrapped = _Adapted(net, None, None, _order(labels, splits.labels)) if labels != splits.labels else net
     return Teacher(wrapped, recipe.model)
@@ -141,7 +141,7 @@ def _load(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
         raise ModelError(f"the weights do not fit the teacher's net: {detail}", where=where) from error
 
 
-def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits) -> Teacher:
+def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
     """A plain state dict of the recipe's teacher; read without running any code in it."""
     tensors: Any
     try:
@@ -162,12 +162,12 @@ def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits) -> Teacher:
     heads = [v for k, v in tensors.items() if k.endswith("weight") and v.ndim == 2]
     if heads and heads[-1].shape[0] != len(splits.labels):
         raise ModelError(f"the teacher has {heads[-1].shape[0]} classes, the data has {len(splits.labels)}", where=path)
-    net = models.build(recipe, models.TEACHERS, len(splits.labels), splits.shape)
+    net = models.build(recipe, models.TEACHERS, len(splits.labels), shape)
     _load(net, tensors, path)
     return Teacher(net, f"{recipe.model} ({path.name})")
 
 
-def _torchvision(spec: str, splits: DataSplits) -> Teacher:
+def _torchvision(spec: str, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
     """``resnet50:IMAGENET1K_V2``: torchvision's weights, downloaded by torchvision."""
     from torchvision import models as tv
 
@@ -179,11 +179,11 @@ def _torchvision(spec: str, splits: DataSplits) -> Teacher:
         raise ModelError(f"torchvision knows no '{spec}': {error}") from error
     except OSError as error:
         raise ModelError(f"cannot download '{spec}': {error}", cure="Bring the file along as --teacher FILE") from error
-    models.check_output(net, spec, len(splits.labels), splits.shape)
+    models.check_output(net, spec, len(splits.labels), shape)
     return Teacher(net, spec)
 
 
-def _hugging_face(spec: str, splits: DataSplits, preprocessing: ImagePreprocessing) -> Teacher:
+def _hugging_face(spec: str, splits: DataSplits[Any], preprocessing: ImagePreprocessing) -> Teacher:
     """An image classifier of the Hub or of a folder in Hub layout, behind its own preprocessing."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -208,7 +208,7 @@ def _hugging_face(spec: str, splits: DataSplits, preprocessing: ImagePreprocessi
         theirs = None  # no preprocessor beside the weights: it was trained on what it gets
     order = _order(names, splits.labels) if set(names) == set(splits.labels) else None
     net = _Adapted(_HubLogits(hub), preprocessing, theirs, order)
-    models.check_output(net, spec, len(splits.labels), splits.shape)
+    models.check_output(net, spec, len(splits.labels), preprocessing.inputs[0].shape)
     return Teacher(net, spec)
 
 

@@ -50,7 +50,7 @@ def test_digits_are_split_without_overlap_and_always_alike() -> None:
 def test_class_folders_become_labels_in_order_and_images_are_cropped(tmp_path: Path) -> None:
     splits = load_data(RECIPE, str(make_folder(tmp_path / "d", {"cat": 10, "ant": 6, "dog": 8})))
     assert splits.labels == ("ant", "cat", "dog")
-    assert splits.shape == (3, 8, 8)
+    assert splits.train.images.shape[1:] == (3, 8, 8)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 24
     assert splits.train.images.dtype == torch.uint8
 
@@ -94,7 +94,7 @@ def test_evaluation_decodes_no_more_than_its_split(tmp_path: Path) -> None:
 
 def test_one_channel(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "d", {"a": 5, "b": 5})
-    assert load_data(DataRecipe(name="-", image_size=8, channels=1), str(folder)).shape == (1, 8, 8)
+    assert load_data(DataRecipe(name="-", image_size=8, channels=1), str(folder)).train.images.shape[1:] == (1, 8, 8)
 
 
 def test_missing_folder() -> None:
@@ -193,5 +193,5 @@ def test_real_photographs_in_class_folders(tmp_path: Path) -> None:
         for number in range(3):
             shutil.copy(photograph, target / f"{number}.jpeg")
     splits = load_data(DataRecipe(name="-", image_size=64), str(tmp_path / "d"))
-    assert splits.shape == (3, 64, 64)
+    assert splits.train.images.shape[1:] == (3, 64, 64)
     assert len(splits.labels) == 6

@@ -49,6 +49,26 @@ def test_the_hash_follows_values_alone(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, MINIMAL), ["seed=1"]).sha256 != plain.sha256
 
 
+def test_a_value_at_its_default_is_not_part_of_the_hash(tmp_path: Path) -> None:
+    plain = load_recipe(write(tmp_path, MINIMAL))
+    assert load_recipe(write(tmp_path, MINIMAL), ["distillation.temperature=3", "task=image-classification"]) == plain
+    assert load_recipe(write(tmp_path, MINIMAL), ["distillation.temperature=3"]).sha256 == plain.sha256
+    for override in (
+        "text.max_length=64",
+        "student.layers=[0]",
+        "augment.mixup_alpha=0.2",
+        "student.training.patience=3",
+    ):
+        assert load_recipe(write(tmp_path, MINIMAL), [override]).sha256 != plain.sha256
+
+
+def test_layers_are_a_list_of_whole_numbers() -> None:
+    assert load_recipe("digits", ["student.layers=[0, 2, 4]"]).student.layers == (0, 2, 4)
+    for wrong in ("[0, -1]", "3", "[0.5]", "['a']", "[]"):
+        with pytest.raises(RecipeError, match=r"'student.layers'"):
+            load_recipe("digits", [f"student.layers={wrong}"])
+
+
 def test_overrides_take_toml_values_and_bare_words() -> None:
     recipe = load_recipe("digits", ["student.training.epochs=3", "student.model=mlp", "distillation.alpha=1"])
     assert (recipe.student.training.epochs, recipe.student.model, recipe.distillation.alpha) == (3, "mlp", 1.0)

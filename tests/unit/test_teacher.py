@@ -9,10 +9,13 @@ import torch
 from kdedge import models
 from kdedge.data import DataSplits, load_data
 from kdedge.errors import ModelError
+from kdedge.image_sources import ImageSet
 from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import load_recipe
 from kdedge.teacher import find_teacher, save_teacher
+
+Splits = DataSplits[ImageSet]
 
 
 @pytest.fixture(scope="module")
@@ -21,38 +24,38 @@ def recipe() -> DistillRecipe:
 
 
 @pytest.fixture(scope="module")
-def splits(recipe: DistillRecipe) -> DataSplits:
+def splits(recipe: DistillRecipe) -> Splits:
     return load_data(recipe.data)
 
 
 @pytest.fixture(scope="module")
-def preprocessing(splits: DataSplits) -> ImagePreprocessing:
+def preprocessing(splits: Splits) -> ImagePreprocessing:
     return measure_preprocessing(splits.train.images)
 
 
-def fewer(splits: DataSplits) -> DataSplits:
+def fewer(splits: Splits) -> Splits:
     return dataclasses.replace(splits, labels=splits.labels[:7])
 
 
 @pytest.fixture
-def saved(tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing) -> Path:
+def saved(tmp_path: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing) -> Path:
     torch.manual_seed(0)
-    net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
+    net = models.build(recipe.teacher, models.TEACHERS, 10, preprocessing.inputs[0].shape)
     save_teacher(tmp_path / "teacher", net, recipe.teacher, splits, preprocessing)
     return tmp_path / "teacher"
 
 
 def test_without_a_spec_the_recipes_own_is_built_to_be_trained(
-    recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
     assert find_teacher(None, recipe, splits, preprocessing).to_train == recipe.teacher
     assert find_teacher("resnet18", recipe, splits, preprocessing).name == "resnet18"
 
 
 def test_a_teacher_that_kdedge_wrote(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    saved: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
-    images = torch.rand(3, *splits.shape)
+    images = torch.rand(3, *preprocessing.inputs[0].shape)
     by_folder = find_teacher(str(saved), recipe, splits, preprocessing)
     by_file = find_teacher(str(saved / "teacher.safetensors"), recipe, splits, preprocessing)
     assert by_folder.to_train is None
@@ -60,26 +63,26 @@ def test_a_teacher_that_kdedge_wrote(
 
 
 def test_classes_in_another_order_are_put_right(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    saved: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
     backwards = dataclasses.replace(splits, labels=splits.labels[::-1])
-    images = torch.rand(3, *splits.shape)
+    images = torch.rand(3, *preprocessing.inputs[0].shape)
     ours = find_teacher(str(saved), recipe, splits, preprocessing).net.eval()(images)
     theirs = find_teacher(str(saved), recipe, backwards, preprocessing).net.eval()(images)
     assert torch.equal(theirs, ours.flip(1))
 
 
 def test_wrong_number_of_classes_names_both(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    saved: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
     with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
         find_teacher(str(saved), recipe, fewer(splits), preprocessing)
 
 
 def test_a_state_dict_of_torch_is_read_without_running_code(
-    tmp_path: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    tmp_path: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
-    net = models.build(recipe.teacher, models.TEACHERS, 10, splits.shape)
+    net = models.build(recipe.teacher, models.TEACHERS, 10, preprocessing.inputs[0].shape)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "t.pt")
     assert find_teacher(str(tmp_path / "t.pt"), recipe, splits, preprocessing).to_train is None
     with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
@@ -96,7 +99,7 @@ def test_a_state_dict_of_torch_is_read_without_running_code(
 
 
 def test_weights_of_another_net_are_refused(
-    saved: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing, tmp_path: Path
+    saved: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing, tmp_path: Path
 ) -> None:
     torch.save(models.build(recipe.teacher, models.TEACHERS, 10, (3, 8, 8)).state_dict(), tmp_path / "t.pt")
     with pytest.raises(ModelError, match="do not fit the teacher's net"):
@@ -107,7 +110,7 @@ def test_weights_of_another_net_are_refused(
         find_teacher(str(saved), recipe, splits, preprocessing)
 
 
-def test_an_unknown_teacher(recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing) -> None:
+def test_an_unknown_teacher(recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing) -> None:
     with pytest.raises(ModelError, match="no teacher 'resnet51'"):
         find_teacher("resnet51", recipe, splits, preprocessing)
     with pytest.raises(ModelError, match="torchvision knows no 'resnet50:NOPE'"):
@@ -133,7 +136,7 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_hugging_face_teacher_behind_its_own_preprocessing(
-    hub_folder: Path, recipe: DistillRecipe, splits: DataSplits, preprocessing: ImagePreprocessing
+    hub_folder: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
 ) -> None:
     from transformers import ResNetForImageClassification
 

@@ -13,6 +13,7 @@ from kdedge.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.data import DataSplits, load_data
 from kdedge.errors import CheckError, UserError
 from kdedge.feeds import ImageFeed
+from kdedge.image_sources import ImageSet
 from kdedge.optimization import image_size, learning_rate, make_optimizer
 from kdedge.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
@@ -21,13 +22,15 @@ from kdedge.teacher_cache import TeacherCache
 from kdedge.train import Setting, Stage, train
 from torch import nn
 
+Splits = DataSplits[ImageSet]
+
 
 @pytest.fixture(scope="module")
-def splits() -> DataSplits:
+def splits() -> Splits:
     return load_data(DataRecipe(name="digits", image_size=8, channels=1))
 
 
-def setting(splits: DataSplits, folder: Path) -> Setting:
+def setting(splits: Splits, folder: Path) -> Setting:
     augment = AugmentRecipe(crop_padding=1, horizontal_flip=False)  # a mirrored 2 is no 2
     preprocessing = measure_preprocessing(splits.train.images)
     feed = ImageFeed(splits.train, preprocessing, augment, seed=0)
@@ -53,7 +56,7 @@ class Counting(nn.Module):
         return logits
 
 
-def test_a_small_net_learns_the_digits(splits: DataSplits, tmp_path: Path) -> None:
+def test_a_small_net_learns_the_digits(splits: Splits, tmp_path: Path) -> None:
     student = net()
     recipe = TrainingRecipe(epochs=12, batch_size=32, learning_rate=0.01)
     seconds = train(student, Stage("student", recipe), setting(splits, tmp_path))
@@ -77,7 +80,7 @@ class StopAt(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: DataSplits, tmp_path: Path) -> None:
+def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: Splits, tmp_path: Path) -> None:
     stage = Stage("student", TrainingRecipe(epochs=3, batch_size=100))
     per_epoch = len(splits.train) // 100
     for step in (1, per_epoch, per_epoch + 1, 2 * per_epoch, 3 * per_epoch - 1):
@@ -88,7 +91,7 @@ def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: DataSpli
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_a_student_follows_its_teacher_without_labels(splits: DataSplits, tmp_path: Path) -> None:
+def test_a_student_follows_its_teacher_without_labels(splits: Splits, tmp_path: Path) -> None:
     """With alpha 1 the labels count for nothing: a student of an untrained teacher agrees with that teacher."""
     torch.manual_seed(5)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
@@ -101,7 +104,7 @@ def test_a_student_follows_its_teacher_without_labels(splits: DataSplits, tmp_pa
     assert agreement > 0.85
 
 
-def test_cached_views_ask_the_teacher_once_a_view(splits: DataSplits, tmp_path: Path) -> None:
+def test_cached_views_ask_the_teacher_once_a_view(splits: Splits, tmp_path: Path) -> None:
     recipe = TrainingRecipe(epochs=6, batch_size=100)  # 100 does not divide the data: every epoch leaves some out
     count = len(splits.train) // 100 * 100
     teacher = Counting()
@@ -112,7 +115,7 @@ def test_cached_views_ask_the_teacher_once_a_view(splits: DataSplits, tmp_path: 
     assert fresh.seen == 6 * count
 
 
-def test_without_a_teacher_every_epoch_has_new_views(splits: DataSplits, tmp_path: Path) -> None:
+def test_without_a_teacher_every_epoch_has_new_views(splits: Splits, tmp_path: Path) -> None:
     """Else the student alone, which distilling is compared with, would see fewer images than it could."""
     recipe = TrainingRecipe(epochs=3, batch_size=100)
     weights = []
@@ -146,7 +149,7 @@ def test_a_replayed_batch_has_the_teachers_logits() -> None:
     assert asked == [3, 1, 2]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_samples(splits: DataSplits, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_samples(splits: Splits, tmp_path: Path) -> None:
     stage = Stage("student", TrainingRecipe(epochs=3, optimizer="sgd", learning_rate=1e12), ())
     with pytest.raises(CheckError, match=r"the loss is (nan|inf) at step \d+ of stage 'student' \(samples \["):
         train(net(), stage, setting(splits, tmp_path))
