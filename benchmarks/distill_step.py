@@ -20,10 +20,13 @@ from collections.abc import Callable
 
 import torch
 from kdedge import models
+from kdedge.feeds import Batch
 from kdedge.losses import distillation_loss
+from kdedge.objective import Objective, Outputs
 from kdedge.recipe import ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.train import Stage, guide_logits, place, train_step
+from kdedge.stage import Stage
+from kdedge.train import guide_logits, place, train_step
 from torch import Tensor, nn
 
 CLASSES = 10
@@ -110,16 +113,20 @@ def main() -> None:
     last = torch.channels_last
     our_student, our_teacher = place(student.train(), "cpu"), place(teacher, "cpu")
     our_optimizer = torch.optim.SGD(our_student.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    stage = Stage("student", training, (our_teacher,), 3.0, 0.5)
+    stage = Stage("student", training, (our_teacher,), Objective(3.0, 0.5))
 
     def plain_whole() -> None:
         with torch.no_grad():
             logits = plain_teacher(x)
         plain_step(plain_student, plain_optimizer, x, y, logits)
 
+    def our_batch() -> Batch:
+        inputs = (x.contiguous(memory_format=last),)
+        return Batch(inputs, inputs, y)
+
     def our_whole() -> None:
-        images = x.contiguous(memory_format=last)
-        train_step(our_student, our_optimizer, stage, (images,), y, guide=guide_logits(stage.guides, (images,)))
+        batch = our_batch()
+        train_step(our_student, our_optimizer, stage, batch, Outputs(guide_logits(stage.guides, batch.guide_inputs)))
 
     with torch.no_grad():
         logits = plain_teacher(x)
@@ -129,7 +136,7 @@ def main() -> None:
         plain_step(plain_student, plain_optimizer, x, y, logits)
 
     def our_student_step() -> None:
-        train_step(our_student, our_optimizer, stage, (x.contiguous(memory_format=last),), y, guide=logits)
+        train_step(our_student, our_optimizer, stage, our_batch(), Outputs(logits))
 
     with products_on_small_maps(our_student, "cpu"):
         show("whole step (teacher forward + student)", ratios(plain_whole, our_whole, options.pairs))

@@ -16,8 +16,10 @@ from collections.abc import Callable
 
 import torch
 from kdedge import models, quantize
+from kdedge.feeds import Batch
 from kdedge.recipe import ModelRecipe, TrainingRecipe
-from kdedge.train import Stage, place, train_step
+from kdedge.stage import Stage
+from kdedge.train import place, train_step
 from torch import nn
 
 SHAPE = (3, 32, 32)
@@ -67,7 +69,7 @@ def main() -> None:
 
     def step(module: nn.Module) -> float:
         module.train()
-        return seconds(lambda: train_step(module, optimizers[id(module)], stage, (x,), y, guide=None))
+        return seconds(lambda: train_step(module, optimizers[id(module)], stage, Batch((x,), (x,), y), None))
 
     for name, observing in (("observers on", True), ("ranges frozen", False)):
         quantize.set_observers(prepared, observing)

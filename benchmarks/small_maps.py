@@ -15,9 +15,11 @@ import time
 
 import torch
 from kdedge import models
+from kdedge.feeds import Batch
 from kdedge.recipe import ModelRecipe, Precision, Stem, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.train import Stage, place, train_step
+from kdedge.stage import Stage
+from kdedge.train import place, train_step
 
 CASES: tuple[tuple[str, Stem, Precision], ...] = (
     ("resnet50", "cifar-stride2", "bfloat16"),
@@ -42,7 +44,7 @@ def ratios(model: str, stem: Stem, precision: Precision, batch: int, pairs: int)
     def seconds(device: str) -> float:
         with products_on_small_maps(net, device):
             started = time.perf_counter()
-            train_step(net, optimizer, stage, (x,), y, guide=None)
+            train_step(net, optimizer, stage, Batch((x,), (x,), y), None)
             return time.perf_counter() - started
 
     plain, ours = "none", "cpu"

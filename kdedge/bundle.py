@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
+from kdedge.examples import Preprocessing
 from kdedge.files import read_json, sha256_file, write_json
-from kdedge.inputs import InputSpec, examples, image_input
-from kdedge.preprocessing import ImagePreprocessing
+from kdedge.inputs import InputSpec, examples
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
+from kdedge.tasks import restore_preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,7 @@ def write_bundle(
     student: nn.Module,
     prepared: GraphModule | None,
     labels: tuple[str, ...],
-    preprocessing: ImagePreprocessing,
+    preprocessing: Preprocessing,
     data: dict[str, Any],
     results: dict[str, Any],
 ) -> Bundle:
@@ -64,7 +65,7 @@ def write_bundle(
         student: The float student.
         prepared: The student after QAT; None for a float bundle.
         labels: Names of the classes, by index.
-        preprocessing: uint8 images -> the student's input.
+        preprocessing: Samples -> the student's inputs.
         data: Source, fingerprint and counts of the data.
         results: ``metrics``, ``time_s``, ``energy_j``, ``unmeasured`` of the run.
 
@@ -81,6 +82,9 @@ def write_bundle(
         part.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in student.state_dict().items()}, part / FLOAT_WEIGHTS)
         names = [FLOAT_WEIGHTS]
+        for name, text in preprocessing.files().items():
+            (part / name).write_text(text, encoding="utf-8")
+            names.append(name)
         quantisation: dict[str, Any] = {}
         if prepared is not None:
             save_file(quantize.quantised_state(prepared), part / INT8_STATE)
@@ -108,12 +112,8 @@ def write_bundle(
             "data": data,
             "labels": list(labels),
             "preprocessing": preprocessing.to_dict(),
-            "input": {
-                "name": "image",
-                "layout": "NCHW",
-                "dtype": "float32",
-                "shape": [1, preprocessing.channels, *preprocessing.image_size],
-            },
+            "inputs": [spec.to_dict() for spec in preprocessing.inputs],
+            "net": describe() if callable(describe := getattr(student, "describe", None)) else None,
             "output": {"name": "logits", "kind": "logits", "classes": len(labels)},
             **quantisation,
             **results,
@@ -147,14 +147,14 @@ class Bundle:
         manifest: All that is known of it, as plain values.
         recipe: What was asked.
         labels: Names of the classes, by index.
-        preprocessing: uint8 images -> the student's input.
+        preprocessing: Samples -> the student's inputs.
     """
 
     path: Path
     manifest: dict[str, Any]
     recipe: DistillRecipe
     labels: tuple[str, ...]
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -173,7 +173,7 @@ class Bundle:
                 manifest,
                 recipe_from_dict(manifest["recipe"], where=path / MANIFEST),
                 tuple(map(str, manifest["labels"])),
-                ImagePreprocessing.from_dict(manifest["preprocessing"]),
+                restore_preprocessing(manifest["preprocessing"], _texts(path, manifest)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"damaged manifest: {error!r}", where=path / MANIFEST) from error
@@ -191,12 +191,12 @@ class Bundle:
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """What the student takes."""
-        return (image_input(self.preprocessing.channels, self.preprocessing.image_size),)
+        return self.preprocessing.inputs
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return (self.preprocessing.channels, *self.preprocessing.image_size)
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample of the first input: (channels, height, width) of an image."""
+        return self.inputs[0].shape
 
     @property
     def bundle_id(self) -> str:
@@ -280,6 +280,12 @@ class Bundle:
             return load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise BundleError(f"cannot read the weights: {error}", where=self.path / name) from error
+
+
+def _texts(path: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """The bundle's text files, such as a tokenizer."""
+    names = [name for name in manifest["files"] if name not in (FLOAT_WEIGHTS, INT8_STATE, QUANTISATION)]
+    return {name: (path / name).read_text(encoding="utf-8") for name in names}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -73,6 +73,11 @@ class DataSplits(Generic[P]):
         chosen: P = getattr(self, name)
         return chosen
 
+    def encoded(self, encode: Callable[[P], Any]) -> DataSplits[Any]:
+        """The same data set with ``encode`` applied to every split."""
+        train, validation, test = (encode(part) for part in (self.train, self.validation, self.test))
+        return DataSplits(self.source, self.labels, train, validation, test, self.fingerprint)
+
 
 def load_data(recipe: DataRecipe, source: str | None = None, task: Task = "image-classification") -> DataSplits[Any]:
     """The data set that the recipe or ``source`` names, decoded and split.
@@ -181,6 +186,8 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
         validation = parts["validation"]
     else:
         train, validation = _carve(train, recipe.validation_fraction, generator, name)
+    if 0 < recipe.train_limit < len(train):
+        _, train = _carve(train, recipe.train_limit / len(train), generator, name)
     digest = hashlib.sha256("\0".join(labels).encode())
     for part in (train, validation, parts["test"]):
         digest.update(part.fingerprint())

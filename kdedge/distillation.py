@@ -20,17 +20,20 @@ from kdedge.checkpoint import load_tensors, save_tensors
 from kdedge.data import SPLITS, DataSplits, load_data
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
+from kdedge.examples import Preprocessing
 from kdedge.feeds import make_feed
 from kdedge.files import atomic_path
 from kdedge.inputs import examples
 from kdedge.metrics import Scores, in_words, scores_from_dict
+from kdedge.objective import Objective
 from kdedge.optimization import cpu_has_bfloat16
-from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.progress import JsonLog, Progress, Silent
-from kdedge.recipe import DistillRecipe
+from kdedge.recipe import DistillRecipe, TrainingRecipe
 from kdedge.run_folder import RunFolder
+from kdedge.stage import Setting, Stage
+from kdedge.tasks import FIT
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
-from kdedge.train import Setting, Stage, place, train
+from kdedge.train import place, train
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def distill(
     progress = progress or Silent()
     if student is not None:
         recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
-    splits = load_data(recipe.data, data)
-    preprocessing = measure_preprocessing(splits.train.images)
+    splits = load_data(recipe.data, data, recipe.task)
+    preprocessing = FIT[recipe.task](recipe, splits)
+    splits = splits.encoded(preprocessing.encode)
     identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
     run = RunFolder(out, identity, resume=resume, overwrite=overwrite)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,7 +120,7 @@ def distill(
         progress.say(
             "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
         )
-    feed = make_feed(splits.train, preprocessing, recipe.augment, recipe.seed)
+    feed = make_feed(splits.train, preprocessing, recipe.augment, seed=recipe.seed, classes=len(splits.labels))
     setting = Setting(feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress)
     pipeline = _Pipeline(recipe, splits, preprocessing, run, setting, EnergyMeter())
     teacher_net = pipeline.teacher(teacher)
@@ -145,7 +149,7 @@ class _Pipeline:
 
     recipe: DistillRecipe
     splits: DataSplits[Any]
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
     run: RunFolder
     setting: Setting
     meter: EnergyMeter
@@ -165,7 +169,7 @@ class _Pipeline:
         if found.to_train is None:
             self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
         else:
-            figures = self._train(net, Stage("teacher", found.to_train.training))
+            figures = self._train(net, _alone("teacher", found.to_train.training))
             save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
             self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
         self._say("teacher", f"{found.name}: ")
@@ -185,8 +189,7 @@ class _Pipeline:
             "student",
             recipe.student.training,
             () if teacher is None else (teacher,),
-            recipe.distillation.temperature,
-            0.0 if teacher is None else recipe.distillation.alpha,
+            Objective.of(recipe.distillation, recipe.student.training.label_smoothing),
             guide_precision=recipe.distillation.teacher_precision,
             cached_views=recipe.distillation.cached_views,
         )
@@ -212,13 +215,18 @@ class _Pipeline:
         guides = _guides(recipe.qat.teacher, student, teacher)
         if not (self.run.checkpoints / "qat.pt").exists():
             self._calibrate(prepared)
+        objective = dataclasses.replace(
+            Objective.of(recipe.distillation, recipe.qat.training.label_smoothing),
+            alpha=recipe.qat.alpha,
+            hidden_weight=0.0,
+            attention_weight=0.0,
+        )
         stage = Stage(
             "qat",
             recipe.qat.training,
             guides,
-            recipe.distillation.temperature,
-            recipe.qat.alpha if guides else 0.0,
-            recipe.qat.observer_fraction,
+            objective,
+            observer_fraction=recipe.qat.observer_fraction,
             guide_precision=recipe.distillation.teacher_precision,
         )
         figures = self._train(prepared, stage)
@@ -317,6 +325,11 @@ class _Pipeline:
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:
         return net.eval().requires_grad_(False)
+
+
+def _alone(name: str, training: TrainingRecipe) -> Stage:
+    """A stage that learns from labels."""
+    return Stage(name, training, objective=Objective(label_smoothing=training.label_smoothing))
 
 
 def _guides(choice: str, student: nn.Module, teacher: nn.Module | None) -> tuple[nn.Module, ...]:

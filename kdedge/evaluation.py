@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdedge.examples import Examples, Preprocessing, batches
+from kdedge.inputs import common_length
 from kdedge.metrics import Metrics, Scores, score
 
 Predict = Callable[..., Tensor]
@@ -25,16 +27,24 @@ def predict_logits(
     """Logits float32 [N, ...] on the CPU, samples in order.
 
     Args:
-        predict: The net's inputs, one argument each -> logits [n, ...].
+        predict: The net's inputs, one argument each -> logits [n, ...]. A text net that takes ``any_length`` is
+            spared the padding that all texts of a batch share.
         data: What to score.
         preprocessing: Turns its columns into the net's inputs.
         batch_size: Samples a call.
         device: Where ``predict`` wants its inputs.
     """
+    names = [spec.name for spec in preprocessing.inputs]
     parts = []
     for columns, _ in batches(data, batch_size):
         inputs = preprocessing.prepare(tuple(column.to(device) for column in columns))
-        parts.append(predict(*inputs).float().cpu())
+        if getattr(predict, "any_length", False):
+            length = common_length(inputs[names.index("attention_mask")])
+            inputs = tuple(x[:, :length] for x in inputs)
+        logits = predict(*inputs).float().cpu()
+        if logits.ndim == 3:  # a choice among the tokens: those that were cut off as padding are never it
+            logits = functional.pad(logits, (0, columns[0].shape[1] - logits.shape[2]), value=float("-inf"))
+        parts.append(logits)
     return torch.cat(parts)
 
 

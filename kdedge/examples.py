@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from typing_extensions import Self
@@ -36,7 +36,20 @@ class Examples(Protocol):
 
 
 class Preprocessing(Protocol):
-    """From a column as it is stored to an input of the net."""
+    """From a sample as it is read to the inputs of the net, the same in training, on the host and on the device."""
+
+    @property
+    def kind(self) -> str:
+        """``image``, ``features`` or ``text``."""
+
+    def encode(self, part: Any) -> Examples:
+        """A split as it was read -> as it is stored for training and scoring."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest or an artifact; ``kind`` among them."""
+
+    def files(self) -> dict[str, str]:
+        """Name -> text of what a bundle keeps in files of its own."""
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdedge.augment import epoch_views
+from kdedge.augment import EpochViews, epoch_views
 from kdedge.examples import Examples, Preprocessing
 from kdedge.image_sources import ImageSet
+from kdedge.inputs import common_length
+from kdedge.mixing import EpochMixes, epoch_mixes
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import AugmentRecipe
 
@@ -25,17 +27,27 @@ class Batch:
         inputs: Of the net that is trained.
         guide_inputs: Of the guides: the same samples in the same view, images in full size.
         labels: int64 [n] or [n, k], or float32 [n, classes] where samples are mixed.
+        mask: [n, L], 1 for a token, 0 for padding; None where samples are no text.
     """
 
     inputs: tuple[Tensor, ...]
     guide_inputs: tuple[Tensor, ...]
     labels: Tensor
+    mask: Tensor | None = None
 
     def guide_rows(self, part: Tensor) -> tuple[Tensor, ...]:
         """The guides' inputs of some rows, int64 [m]; as they are where all are asked for."""
         if len(part) == len(self.labels):
             return self.guide_inputs
         return tuple(like(x[part.to(x.device)], x) for x in self.guide_inputs)
+
+    def shortened(self) -> Batch:
+        """The same texts without the padding that all of them share."""
+        if self.mask is None:
+            return self
+        length = common_length(self.mask)
+        inputs, guide_inputs = (tuple(x[:, :length] for x in part) for part in (self.inputs, self.guide_inputs))
+        return Batch(inputs, guide_inputs, self.labels, self.mask[:, :length])
 
 
 class Feed(Protocol):
@@ -68,6 +80,7 @@ class ImageFeed:
     preprocessing: ImagePreprocessing
     augment: AugmentRecipe
     seed: int
+    classes: int
 
     @property
     def image_size(self) -> int:
@@ -80,10 +93,30 @@ class ImageFeed:
     def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
         """See ``Feed``."""
         views = epoch_views(len(self.data), self.augment, self.seed, stage, view)
+        mixes = self._mixes(views, stage, view)
         for index in indices:
-            images = views.apply(self.data.images[index], index).to(device, non_blocking=True)
-            inputs = self.preprocessing.prepare((images,))
-            yield Batch(tuple(resize(x, size) for x in inputs), inputs, self.data.labels[index].to(device))
+            if mixes is None:
+                images, labels = views.apply(self.data.images[index], index), self.data.labels[index]
+            else:
+                images, labels = mixes.apply(self.data.images, index)
+            inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
+            yield Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
+
+    def _mixes(self, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
+        wanted = self.augment
+        if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
+            return None  # QAT's ranges are those of real images
+        return epoch_mixes(
+            views,
+            self.data.labels,
+            self.classes,
+            self.seed,
+            stage,
+            view,
+            mixup_alpha=wanted.mixup_alpha,
+            cutmix_alpha=wanted.cutmix_alpha,
+            probability=wanted.mix_probability,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,15 +137,17 @@ class PlainFeed:
     def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
         """See ``Feed``; stage, view and size change nothing here."""
         del stage, view, size
+        names = [spec.name for spec in self.preprocessing.inputs]
         for index in indices:
             inputs = self.preprocessing.prepare(tuple(column[index].to(device) for column in self.data.columns))
-            yield Batch(inputs, inputs, self.data.labels[index].to(device))
+            mask = inputs[names.index("attention_mask")] if "attention_mask" in names else None
+            yield Batch(inputs, inputs, self.data.labels[index].to(device), mask)
 
 
-def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentRecipe, seed: int) -> Feed:
+def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentRecipe, *, seed: int, classes: int) -> Feed:
     """The feed for a kind of data."""
     if isinstance(data, ImageSet) and isinstance(preprocessing, ImagePreprocessing):
-        return ImageFeed(data, preprocessing, augment, seed)
+        return ImageFeed(data, preprocessing, augment, seed, classes)
     return PlainFeed(data, preprocessing)
 
 

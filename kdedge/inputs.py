@@ -55,6 +55,15 @@ def examples(inputs: tuple[InputSpec, ...], batch_size: int) -> tuple[Tensor, ..
     return tuple(spec.example(batch_size) for spec in inputs)
 
 
+LENGTH_STEP = 8
+"""Batches of text are cut to a multiple of so many tokens: matrix kernels like it, and shapes repeat."""
+
+
+def common_length(mask: Tensor) -> int:
+    """Tokens of the longest row of a mask [N, L], rounded up to ``LENGTH_STEP``, at most L."""
+    return min(mask.shape[1], -(-int(mask.sum(1).max()) // LENGTH_STEP) * LENGTH_STEP)
+
+
 def image_input(channels: int, size: tuple[int, int]) -> InputSpec:
     """The one input of an image net; ``size`` is (height, width) in pixels."""
     return InputSpec("image", "float32", (channels, *size), "NCHW")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdedge.inputs import InputSpec, image_input
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdedge.image_sources import ImageSet
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class ImagePreprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: str = "bilinear"
+
+    kind: ClassVar[str] = "image"
+
+    def encode(self, part: ImageSet) -> ImageSet:
+        """The split as it is: decoding made it of the right size."""
+        return part
+
+    def files(self) -> dict[str, str]:
+        """What a bundle keeps in files of its own: nothing."""
+        return {}
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -51,7 +63,7 @@ class ImagePreprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        data = asdict(self)
+        data = {"kind": self.kind, **asdict(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod

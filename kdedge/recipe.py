@@ -37,6 +37,7 @@ class DataRecipe:
         test_fraction: Share kept for testing where the data set has no test split of its own.
         split_seed: Seed of the splits; apart from ``seed`` so that repeats share one test split.
         on_corrupt: ``error`` stops at an image that cannot be read; ``skip`` leaves it out and says so.
+        train_limit: Train on so many samples alone, drawn evenly from the classes; 0 takes all. For trials.
     """
 
     name: str
@@ -46,12 +47,14 @@ class DataRecipe:
     test_fraction: float = 0.25
     split_seed: int = 0
     on_corrupt: Literal["error", "skip"] = "error"
+    train_limit: int = 0
 
     def __post_init__(self) -> None:
         _check(self.image_size >= 4, "data.image_size", "must be at least 4 px")
         _check(self.channels in (1, 3), "data.channels", "must be 1 or 3")
         _check(0 < self.validation_fraction < 0.9, "data.validation_fraction", "must lie between 0 and 0.9")
         _check(0 < self.test_fraction < 0.9, "data.test_fraction", "must lie between 0 and 0.9")
+        _check(self.train_limit >= 0, "data.train_limit", "must be 0 samples or more")
 
 
 @dataclass(frozen=True)
@@ -309,6 +312,31 @@ class DistillRecipe:
     def __post_init__(self) -> None:
         _check(bool(self.name) and "/" not in self.name, "name", "must be a word without '/'")
         _check(0 <= self.seed < 2**31, "seed", "must lie in [0, 2^31)")
+        _check(
+            self.qat.training.ema_decay == 0, "qat.training.ema_decay", "must be 0: QAT's ranges fit its last weights"
+        )
+        given = self.distillation
+        mixes = self.augment.mixup_alpha > 0 or self.augment.cutmix_alpha > 0
+        _check(given.loss == "kd" or not mixes, "distillation.loss", "must be 'kd' where images are mixed")
+        _check(
+            given.loss == "kd" or self.task != "question-answering",
+            "distillation.loss",
+            "must be 'kd' for questions, whose right answer is a place and no class",
+        )
+        _check(
+            not given.cached_views or self.task != "question-answering",
+            "distillation.cached_views",
+            "must be 0 for questions, whose windows differ in length",
+        )
+        for key in ("hidden_weight", "attention_weight"):
+            on = getattr(given, key) > 0
+            _check(not on or self.is_text, f"distillation.{key}", "must be 0 for nets that are no text nets")
+            _check(not on or not given.cached_views, f"distillation.{key}", "must be 0 where cached_views is above 0")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the nets read tokens."""
+        return self.task in ("text-classification", "question-answering")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -15,6 +15,7 @@ from kdedge import models
 from kdedge.checkpoint import save_tensors
 from kdedge.data import DataSplits
 from kdedge.errors import KdedgeError, ModelError
+from kdedge.examples import Preprocessing
 from kdedge.files import read_json, write_json
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
@@ -40,7 +41,7 @@ class Teacher:
 
 
 def find_teacher(
-    spec: str | None, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: ImagePreprocessing
+    spec: str | None, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: Preprocessing
 ) -> Teacher:
     """The teacher that ``--teacher`` names, or the recipe's own.
 
@@ -50,7 +51,7 @@ def find_teacher(
             teacher, a Hugging Face model (folder or Hub name), or None.
         recipe: Of the run; its teacher is the default.
         splits: The data, whose classes and image shape the teacher must fit.
-        preprocessing: What the student's input went through; a teacher with another one is put behind its own.
+        preprocessing: What the student's input went through; an image teacher with another one is put behind its own.
 
     Raises:
         ModelError: unknown, unreadable, or of another number of classes than the data.
@@ -68,7 +69,8 @@ def find_teacher(
         return _state_dict(path, recipe.teacher, splits, shape)
     if ":" in spec and "/" not in spec:
         return _torchvision(spec, splits, shape)
-    if path.is_dir() or (spec.count("/") == 1 and not spec.startswith((".", "/", "~"))):
+    on_hub = path.is_dir() or (spec.count("/") == 1 and not spec.startswith((".", "/", "~")))
+    if on_hub and isinstance(preprocessing, ImagePreprocessing):
         return _hugging_face(spec, splits, preprocessing)
     raise ModelError(
         f"no teacher '{spec}'",
@@ -78,7 +80,7 @@ def find_teacher(
 
 
 def save_teacher(
-    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits[Any], preprocessing: ImagePreprocessing
+    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits[Any], preprocessing: Preprocessing
 ) -> None:
     """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
     save_tensors(net, folder / WEIGHTS)

@@ -116,7 +116,7 @@ def measure(
         from kdedge.cli.samples import for_artifact
 
         found = for_artifact(metadata, artifact, accuracy_data, split)
-        samples = (found.data.images.numpy(), found.data.labels.numpy())
+        samples = (found.data.columns[0].numpy(), found.data.labels.numpy())
     known = metadata or {}
     info: dict[str, Any] = {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}
     console = Console(stderr=True)

@@ -89,7 +89,7 @@ def export_with_parity(
         format_,
         precision=precision,
         out=out,
-        samples=(found.preprocessing.normalise(found.data.images), found.data.labels),
+        samples=(found.preprocessing.prepare(found.data.columns)[0], found.data.labels),
         accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
         min_agreement=wanted.agreement if agreement is None else agreement,
         io=io,

@@ -9,8 +9,7 @@ from kdedge.errors import ArtifactError
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
-    from kdedge.image_sources import ImageSet
-    from kdedge.preprocessing import ImagePreprocessing
+    from kdedge.examples import Examples, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,14 @@ class Samples:
     """A split with the preprocessing of the net that will see it.
 
     Attributes:
-        data: uint8 images and labels in the net's order.
-        preprocessing: uint8 images -> the net's input.
+        data: Samples with labels in the net's order.
+        preprocessing: Their columns -> the net's inputs.
         source: Where the data came from.
         split: Which part.
     """
 
-    data: ImageSet
-    preprocessing: ImagePreprocessing
+    data: Examples
+    preprocessing: Preprocessing
     source: str
     split: str
 
@@ -41,13 +40,13 @@ def for_bundle(bundle: Bundle, data: str | None, split: str) -> Samples:
 
     source = data or str(bundle.manifest["data"]["source"])
     try:
-        chosen = load_evaluation(bundle.recipe.data, source, split, bundle.labels)
+        chosen = load_evaluation(bundle.recipe.data, source, split, bundle.labels, bundle.recipe.task)
     except DataError as error:
         if data is not None:
             raise
         cure = f"The bundle was trained on '{source}': say where it is now with --data"
         raise DataError(f"the bundle's data are not here: {error.what}", where=error.where, cure=cure) from error
-    return Samples(chosen, bundle.preprocessing, source, split)
+    return Samples(bundle.preprocessing.encode(chosen), bundle.preprocessing, source, split)
 
 
 def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None, split: str) -> Samples:
@@ -58,8 +57,8 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
         DataError: the data are not there, or of other classes.
     """
     from kdedge.data import load_evaluation
-    from kdedge.preprocessing import ImagePreprocessing
     from kdedge.recipe import DataRecipe
+    from kdedge.tasks import restore_preprocessing
 
     if metadata is None:
         raise ArtifactError("the file carries no kdedge metadata: its preprocessing and labels are unknown", where=path)
@@ -67,12 +66,9 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
         raise ArtifactError(
             "an artifact does not say where its data are", where=path, cure="Name them with --data, e.g. --data digits"
         )
-    preprocessing = ImagePreprocessing.from_dict(metadata["preprocessing"])
-    recipe = DataRecipe(
-        name=data,
-        image_size=preprocessing.image_size[0],
-        channels=preprocessing.channels,
-        **metadata.get("splits", {}),
-    )
-    chosen = load_evaluation(recipe, data, split, metadata["labels"])
-    return Samples(chosen, preprocessing, data, split)
+    said = metadata["preprocessing"]
+    preprocessing = restore_preprocessing(said, metadata.get("files", {}))
+    sizes = {"image_size": said["image_size"][0], "channels": said["channels"]} if preprocessing.kind == "image" else {}
+    recipe = DataRecipe(name=data, **sizes, **metadata.get("splits", {}))
+    chosen = load_evaluation(recipe, data, split, metadata["labels"], metadata["task"])
+    return Samples(preprocessing.encode(chosen), preprocessing, data, split)

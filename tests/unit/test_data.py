@@ -47,6 +47,16 @@ def test_digits_are_split_without_overlap_and_always_alike() -> None:
     assert other.fingerprint != splits.fingerprint
 
 
+def test_a_limit_takes_evenly_from_the_classes_and_leaves_the_other_splits_alone() -> None:
+    whole = load_data(DataRecipe(name="digits", image_size=8))
+    some = load_data(DataRecipe(name="digits", image_size=8, train_limit=200))
+    assert len(some.train) == pytest.approx(200, abs=5)
+    counts = torch.bincount(some.train.labels)
+    assert counts.max() - counts.min() <= 4
+    assert torch.equal(some.test.images, whole.test.images)
+    assert torch.equal(some.validation.images, whole.validation.images)
+
+
 def test_class_folders_become_labels_in_order_and_images_are_cropped(tmp_path: Path) -> None:
     splits = load_data(RECIPE, str(make_folder(tmp_path / "d", {"cat": 10, "ant": 6, "dog": 8})))
     assert splits.labels == ("ant", "cat", "dog")

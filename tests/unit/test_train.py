@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from kdedge.data import DataSplits, load_data
 from kdedge.errors import CheckError, UserError
 from kdedge.feeds import ImageFeed
 from kdedge.image_sources import ImageSet
+from kdedge.objective import Objective
 from kdedge.optimization import image_size, learning_rate, make_optimizer
 from kdedge.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
 from kdedge.recipe import AugmentRecipe, DataRecipe, TrainingRecipe
+from kdedge.stage import Setting, Stage
 from kdedge.teacher_cache import TeacherCache
-from kdedge.train import Setting, Stage, train
+from kdedge.train import train
 from torch import nn
 
 Splits = DataSplits[ImageSet]
@@ -30,10 +33,10 @@ def splits() -> Splits:
     return load_data(DataRecipe(name="digits", image_size=8, channels=1))
 
 
-def setting(splits: Splits, folder: Path) -> Setting:
-    augment = AugmentRecipe(crop_padding=1, horizontal_flip=False)  # a mirrored 2 is no 2
+def setting(splits: Splits, folder: Path, **mixes: Any) -> Setting:
+    augment = AugmentRecipe(crop_padding=1, horizontal_flip=False, **mixes)  # a mirrored 2 is no 2
     preprocessing = measure_preprocessing(splits.train.images)
-    feed = ImageFeed(splits.train, preprocessing, augment, seed=0)
+    feed = ImageFeed(splits.train, preprocessing, augment, seed=0, classes=10)
     return Setting(feed, splits.validation, preprocessing, 0, "cpu", folder, JsonLog(folder / "log.jsonl"), Silent())
 
 
@@ -91,12 +94,69 @@ def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: Splits, 
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("options", "mixes"),
+    [
+        ({"ema_decay": 0.9}, {}),
+        ({"patience": 1}, {}),
+        ({"patience": 1, "ema_decay": 0.9}, {"mixup_alpha": 0.4}),
+        ({}, {"cutmix_alpha": 1.0, "mixup_alpha": 0.4}),
+    ],
+)
+def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(
+    splits: Splits, tmp_path: Path, options: dict[str, Any], mixes: dict[str, float]
+) -> None:
+    recipe = TrainingRecipe(epochs=4, batch_size=100, learning_rate=0.01, **options)
+    per_epoch = len(splits.train) // 100
+    ends = []
+    for stops in ((), (1, per_epoch, 2 * per_epoch + 2)):
+        folder = tmp_path / str(len(stops))
+        folder.mkdir()
+        student = net()
+        for step in stops:
+            with pytest.raises(KeyboardInterrupt):
+                given = dataclasses.replace(setting(splits, folder, **mixes), progress=StopAt(step))
+                train(student, Stage("student", recipe), given)
+            student = net()
+        train(student, Stage("student", recipe), setting(splits, folder, **mixes))
+        ends.append(student.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+
+
+def test_patience_stops_and_keeps_the_best_weights(splits: Splits, tmp_path: Path) -> None:
+    """A rate far too high gets worse after some epoch: the stage ends early, with the figure of its best epoch."""
+    from kdedge.evaluation import evaluate
+
+    recipe = TrainingRecipe(epochs=40, batch_size=100, learning_rate=0.3, schedule="constant", patience=2)
+    student, given = net(), setting(splits, tmp_path)
+    train(student, Stage("student", recipe), given)
+    figures = [json.loads(line)["validation_accuracy"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(figures) < 40
+    assert len(figures) - 1 - figures.index(max(figures)) == 2
+    assert evaluate(student, splits.validation, given.preprocessing).leading[1] == max(figures)
+
+
+def test_averaged_weights_are_what_the_stage_ends_with(splits: Splits, tmp_path: Path) -> None:
+    weights = []
+    for decay in (0.0, 0.99):
+        folder = tmp_path / str(decay)
+        folder.mkdir()
+        student = net()
+        recipe = TrainingRecipe(epochs=2, batch_size=100, learning_rate=0.01, ema_decay=decay)
+        train(student, Stage("student", recipe), setting(splits, folder))
+        weights.append(student.state_dict()["1.weight"])
+    assert not torch.equal(*weights)
+
+
 def test_a_student_follows_its_teacher_without_labels(splits: Splits, tmp_path: Path) -> None:
     """With alpha 1 the labels count for nothing: a student of an untrained teacher agrees with that teacher."""
     torch.manual_seed(5)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
     student = net()
-    stage = Stage("student", TrainingRecipe(epochs=15, batch_size=32, learning_rate=0.01), (teacher,), 1.0, 1.0)
+    stage = Stage(
+        "student", TrainingRecipe(epochs=15, batch_size=32, learning_rate=0.01), (teacher,), Objective(1.0, 1.0)
+    )
     train(student, stage, setting(splits, tmp_path))
     x = measure_preprocessing(splits.train.images).normalise(splits.test.images)
     with torch.no_grad():
@@ -108,10 +168,10 @@ def test_cached_views_ask_the_teacher_once_a_view(splits: Splits, tmp_path: Path
     recipe = TrainingRecipe(epochs=6, batch_size=100)  # 100 does not divide the data: every epoch leaves some out
     count = len(splits.train) // 100 * 100
     teacher = Counting()
-    train(net(), Stage("student", recipe, (teacher,), 3.0, 0.5, cached_views=2), setting(splits, tmp_path))
+    train(net(), Stage("student", recipe, (teacher,), Objective(3.0, 0.5), cached_views=2), setting(splits, tmp_path))
     assert 2 * count <= teacher.seen <= 2 * len(splits.train)
     fresh = Counting()
-    train(net(), Stage("other", recipe, (fresh,), 3.0, 0.5), setting(splits, tmp_path))
+    train(net(), Stage("other", recipe, (fresh,), Objective(3.0, 0.5)), setting(splits, tmp_path))
     assert fresh.seen == 6 * count
 
 
