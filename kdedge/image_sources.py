@@ -160,13 +160,17 @@ def _opener(path: Path) -> Callable[[], bytes]:
     return path.read_bytes
 
 
-def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-    """A data set of the Hugging Face Hub, by name or as a local folder in its layout; decoded as far as needed."""
+def load_hub(name: str) -> Any:
+    """The splits of a Hub data set, by name or as a local folder in its layout: a ``datasets.DatasetDict``.
+
+    Raises:
+        DataError: unknown, out of reach, or damaged.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        tables = datasets.load_dataset(name)
+        return datasets.load_dataset(name)
     except Exception as error:  # the library raises many kinds for a name that is wrong or a file that is cut
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
@@ -174,6 +178,13 @@ def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[s
             where=name,
             cure="Check the folder or the Hub name, and the network",
         ) from error
+
+
+def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """A data set of the Hugging Face Hub, by name or as a local folder in its layout; decoded as far as needed."""
+    import datasets
+
+    tables = load_hub(name)
     parts: dict[str, ImageSet] = {}
     names: tuple[str, ...] = ()
     needed = parts_for(split, {SPLIT_NAMES[str(key)] for key in tables if str(key) in SPLIT_NAMES})
