@@ -132,6 +132,8 @@ def test_classes_without_names_are_the_numbers_that_occur_in_any_split(tmp_path:
     assert parts["test"].labels.tolist() == [1]
 
 
+# Half characters have no UTF-8, and the csv module of Python 3.10 takes no NUL.
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 JSONL = '{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n'
 
 
@@ -198,10 +200,16 @@ def test_a_source_that_is_not_there(source: str) -> None:
         read_sentences(source)
 
 
+def test_a_name_that_the_hub_does_not_know() -> None:
+    with pytest.raises(DataError, match=r"cannot load the data set: .* \(nobody/nothing\)") as caught:
+        read_sentences("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
-        st.tuples(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), st.integers(0, 3)),
+        st.tuples(st.text(LETTERS, min_size=1).filter(str.strip), st.integers(0, 3)),
         min_size=2,
     )
 )
