@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from kdedge.encoded_images import EncodedImages, ImageFiles, ImageRows, decode
 from kdedge.errors import DataError
 from kdedge.metrics import Metrics, score
 from kdedge.recipe import DataRecipe
-
-log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SPLIT_NAMES = {
@@ -113,12 +110,22 @@ def class_folders(
     folder: Path, recipe: DataRecipe, split: str | None = None
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """``folder/CLASS/image`` or ``folder/{train,validation,test}/CLASS/image``; decoded as far as ``split`` needs."""
+    parts, names = list_class_folders(folder, split)
+    return {part: _decode_all(files, recipe) for part, files in parts.items()}, names
+
+
+def list_class_folders(folder: Path, split: str | None = None) -> tuple[dict[str, ImageFiles], tuple[str, ...]]:
+    """The files and the classes that ``class_folders`` decodes, none of them opened.
+
+    Raises:
+        DataError: too few classes, one without images, or splits of unlike classes.
+    """
     children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     splits = {SPLIT_NAMES[p.name.lower()]: p for p in children if p.name.lower() in SPLIT_NAMES}
     if not splits or ("train" not in splits and len(splits) < len(children)):
         splits = {"train": folder}
     names: tuple[str, ...] = ()
-    parts: dict[str, ImageSet] = {}
+    parts: dict[str, ImageFiles] = {}
     needed = parts_for(split, splits)
     for part, root in splits.items():
         classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -133,15 +140,13 @@ def class_folders(
             odd = sorted(set(found) ^ set(names))
             raise DataError(f"split '{part}' has other classes than the rest: {', '.join(odd[:5])}", where=root)
         names = found
-        if part not in needed:
-            continue
-        files, labels = _list_images(classes)
-        parts[needed[part]] = _decode_all([_opener(f) for f in files], labels, [str(f) for f in files], recipe)
+        if part in needed:
+            parts[needed[part]] = _list_images(root, classes)
     return parts, names
 
 
-def _list_images(classes: Sequence[Path]) -> tuple[list[Path], list[int]]:
-    files: list[Path] = []
+def _list_images(root: Path, classes: Sequence[Path]) -> ImageFiles:
+    files: list[str] = []
     labels: list[int] = []
     for index, folder in enumerate(classes):
         images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -151,13 +156,9 @@ def _list_images(classes: Sequence[Path]) -> tuple[list[Path], list[int]]:
                 where=folder,
                 cure="Add images or remove the folder (known: " + ", ".join(sorted(IMAGE_SUFFIXES)) + ")",
             )
-        files += images
+        files += [p.relative_to(root).as_posix() for p in images]
         labels += [index] * len(images)
-    return files, labels
-
-
-def _opener(path: Path) -> Callable[[], bytes]:
-    return path.read_bytes
+    return ImageFiles(root, files, labels)
 
 
 def load_hub(name: str) -> Any:
@@ -182,10 +183,20 @@ def load_hub(name: str) -> Any:
 
 def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """A data set of the Hugging Face Hub, by name or as a local folder in its layout; decoded as far as needed."""
+    parts, names = list_hub(name, split)
+    return {part: _decode_all(rows, recipe) for part, rows in parts.items()}, names
+
+
+def list_hub(name: str, split: str | None = None) -> tuple[dict[str, ImageRows], tuple[str, ...]]:
+    """The rows and the classes that ``hub`` decodes, none of them read.
+
+    Raises:
+        DataError: unknown, damaged, or without a column of images or labels.
+    """
     import datasets
 
     tables = load_hub(name)
-    parts: dict[str, ImageSet] = {}
+    parts: dict[str, ImageRows] = {}
     names: tuple[str, ...] = ()
     needed = parts_for(split, {SPLIT_NAMES[str(key)] for key in tables if str(key) in SPLIT_NAMES})
     for key, table in tables.items():
@@ -197,18 +208,10 @@ def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[s
         values = table[label_column]
         names = found or names or tuple(str(n) for n in range(max(values) + 1))
         part = SPLIT_NAMES[str(key)]
-        if part not in needed:
-            continue
-        raw = table.cast_column(image_column, datasets.Image(decode=False)).with_format("arrow")
-        cells = [cell for batch in raw.iter(1000) for cell in batch[image_column].to_pylist()]
-        openers = [_cell_opener(cell) for cell in cells]
-        wheres = [f"{name}, split {key}, row {row}" for row in range(len(cells))]
-        parts[needed[part]] = _decode_all(openers, list(values), wheres, recipe)
+        if part in needed:
+            cells = table.cast_column(image_column, datasets.Image(decode=False)).data.column(image_column)
+            parts[needed[part]] = ImageRows(cells, list(values), f"{name}, split {key}")
     return parts, names
-
-
-def _cell_opener(cell: dict[str, Any]) -> Callable[[], bytes]:
-    return lambda: bytes(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
 def _columns(table: Any, name: str) -> tuple[str, str]:
@@ -230,45 +233,30 @@ def _columns(table: Any, name: str) -> tuple[str, str]:
 
 def _to_tensor(image: Image.Image, recipe: DataRecipe) -> Tensor:
     """Resize the short side to ``image_size``, crop the centre: uint8 [C, H, W]."""
-    size = recipe.image_size
-    image = image.convert("RGB" if recipe.channels == 3 else "L")
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    array = np.asarray(image, dtype=np.uint8)
-    return torch.from_numpy(array.reshape(size, size, recipe.channels).transpose(2, 0, 1).copy())
+    pixels = centre_crop(image, recipe.image_size, recipe.image_size, recipe.channels)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def _decode_all(
-    openers: Sequence[Callable[[], bytes]], labels: Sequence[int], wheres: Sequence[str], recipe: DataRecipe
-) -> ImageSet:
-    def decode(index: int) -> Tensor | None:
-        try:
-            with Image.open(io.BytesIO(openers[index]())) as image:
-                return _to_tensor(image, recipe)
-        except (
-            OSError,
-            UnidentifiedImageError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            if recipe.on_corrupt == "skip":
-                log.warning("left out an image that cannot be read: %s (%s)", wheres[index], error)
-                return None
-            raise DataError(
-                "an image cannot be read",
-                where=wheres[index],
-                cure="Remove or replace it, or leave such images out with --set data.on_corrupt=skip",
-            ) from error
+def centre_crop(image: Image.Image, short_side: int, size: int, channels: int) -> np.ndarray:
+    """Resize the short side to ``short_side`` pixels, crop the centre: uint8 [size, size, C], C 1 or 3."""
+    image = image.convert("RGB" if channels == 3 else "L")
+    scale = short_side / min(image.size)
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
 
+
+def _decode_all(encoded: EncodedImages, recipe: DataRecipe) -> ImageSet:
+    def to_tensor(row: int) -> Tensor | None:
+        return decode(encoded, row, lambda image: _to_tensor(image, recipe), recipe.on_corrupt)
+
+    rows = range(len(encoded.labels))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        decoded = list(pool.map(decode, range(len(openers)), chunksize=64))
-    kept = [index for index, image in enumerate(decoded) if image is not None]
+        decoded = list(pool.map(to_tensor, rows, chunksize=64))
+    kept = [row for row in rows if decoded[row] is not None]
     if not kept:
-        raise DataError("no image could be read", where=wheres[0] if wheres else None)
+        raise DataError("no image could be read", where=encoded.where(0) if rows else None)
     images = torch.stack([image for image in decoded if image is not None])
-    return ImageSet(images, torch.tensor([int(labels[index]) for index in kept], dtype=torch.int64))
+    return ImageSet(images, torch.tensor([int(encoded.labels[row]) for row in kept], dtype=torch.int64))
