@@ -189,8 +189,9 @@ def _resized_crop(image: Image.Image, box: Box, mirrored: bool, size: int, chann
         image = image.convert(mode)
     place = cast(tuple[float, float, float, float], tuple(edge * scale for edge in box))
     image = image.resize((size, size), Image.Resampling.BILINEAR, place)
-    pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
-    return pixels[:, ::-1] if mirrored else pixels
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
 
 
 def _stack(pixels: Sequence[np.ndarray], size: int, channels: int) -> Tensor:
