@@ -75,11 +75,12 @@ def test_real_questions_survive_the_other_forms(tmp_path: Path) -> None:
 
 def test_a_question_without_an_answer(tmp_path: Path) -> None:
     plausible = {"plausible_answers": [{"text": "cat", "answer_start": 4}]}
-    text = squad_json(entry(), entry(id="q2", answers=[], is_impossible=True, **plausible))
-    first, second = read_questions(write(tmp_path / "x.json", text))["train"]
+    text = squad_json(entry(), entry(id="q2", answers=[], **plausible), entry(id="q3", is_impossible=True))
+    first, second, third = read_questions(write(tmp_path / "x.json", text))["train"]
     assert (first.answers, first.answer_starts) == (("cat",), (4,))
     assert (second.answers, second.answer_starts) == ((), ())
     assert second.title == "Cats"
+    assert third.answers == ()
 
 
 def test_characters_beyond_the_basic_plane_count_as_one(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from kdedge.question_sources import Question, read_questions
 from kdedge.questions import Answer, QuestionWindows, decode, question_windows
 from kdedge.tokenization import TextPreprocessing
 from tests.text_data import MINILM, SQUAD, byte_level, needs_bert, needs_squad, saved, word_piece
+from tokenizers import processors
 from torch import Tensor
 
 CONTEXT = (
@@ -168,13 +169,24 @@ def test_labels_point_to_null_where_the_window_does_not_hold_the_whole_answer(fo
     assert held < len(windows)
 
 
-def test_blanks_around_an_answer_do_not_count(folder: Path) -> None:
-    tidy = question_windows([ask("cat")], preprocessing(folder))
-    blank = question_windows([ask("cat", "  Who fell?", CONTEXT)], preprocessing(folder))
-    wide = Question("1", "", CONTEXT, "Who fell?", (" grey cat",), (CONTEXT.index(" grey cat"),))
-    narrow = question_windows([ask("grey cat")], preprocessing(folder))
-    assert torch.equal(blank.tokens.input_ids, tidy.tokens.input_ids)
-    assert torch.equal(question_windows([wide], preprocessing(folder)).starts, narrow.starts)
+def test_blanks_around_question_and_answer_do_not_count(folder: Path) -> None:
+    tidy = question_windows([ask("grey cat")], preprocessing(folder))
+    asked = question_windows([ask("grey cat", "  Who fell?")], preprocessing(folder))
+    answered = question_windows([ask(" grey cat")], preprocessing(folder))
+    assert torch.equal(asked.tokens.input_ids, tidy.tokens.input_ids)
+    assert torch.equal(answered.starts, tidy.starts)
+    # No token covers the blank that the context begins with.
+    (start,) = question_windows([ask(" grey", context=" grey cat")], preprocessing(folder)).starts.tolist()
+    assert start > 0
+
+
+def test_blanks_that_tokens_cover_are_no_part_of_the_answer(tmp_path: Path) -> None:
+    tokenizer = byte_level(WORDS)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=False)
+    questions = [ask("grey cat")]
+    windows = question_windows(questions, preprocessing(saved(tokenizer, tmp_path)))
+    assert " " in {CONTEXT[begin] for window in windows.offsets.tolist() for begin, _ in window if begin >= 0}
+    assert decode(sure(windows), windows, questions, n_best=3, max_answer_length=32)[0].text == "grey cat"
 
 
 def test_a_question_without_an_answer(folder: Path) -> None:
@@ -216,8 +228,9 @@ def test_a_long_question_is_cut_to_half_of_the_room(folder: Path) -> None:
     windows = question_windows(questions, ours)
     assert windows.tokens.cut.tolist() == [bool(number == 0) for number in windows.questions]
     whole = ours.tokenizer().encode(long, add_special_tokens=False).ids
-    kept = windows.tokens.input_ids[0, 1 : 1 + ours.room // 2].tolist()
-    assert kept == whole[: ours.room // 2]
+    kept = windows.tokens.input_ids[0, : 2 + ours.room // 2].tolist()
+    first, second = (ours.tokenizer().encode("").ids[end] for end in (0, -1))
+    assert kept == [first, *whole[: ours.room // 2], second]
     (answer, _) = decode(sure(windows), windows, questions, n_best=3, max_answer_length=9)
     assert answer.text == "grey cat"
 
