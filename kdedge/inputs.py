@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+MASK = "attention_mask"
+"""Name of the input that tells tokens, 1, from padding, 0."""
+
 Layout = Literal["NCHW", "NC", "NL"]
 InputDtype = Literal["float32", "int32"]
 
@@ -37,7 +40,7 @@ class InputSpec:
         import torch
 
         dtype = torch.float32 if self.dtype == "float32" else torch.int64
-        fill = torch.ones if self.name == "attention_mask" else torch.zeros
+        fill = torch.ones if self.name == MASK else torch.zeros
         return fill(batch_size, *self.shape, dtype=dtype)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,5 +74,5 @@ def image_input(channels: int, size: tuple[int, int]) -> InputSpec:
 
 def token_inputs(length: int, *, token_types: bool) -> tuple[InputSpec, ...]:
     """The inputs of a text net over ``length`` tokens; ``token_types`` for nets that tell two segments apart."""
-    names = ("input_ids", "attention_mask", *(("token_type_ids",) if token_types else ()))
+    names = ("input_ids", MASK, *(("token_type_ids",) if token_types else ()))
     return tuple(InputSpec(name, "int32", (length,), "NL") for name in names)

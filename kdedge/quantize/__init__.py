@@ -22,19 +22,19 @@ for _logger in _LOGGERS:
     _logger.setLevel(logging.ERROR)
 try:
     from kdedge.quantize.capture import capture, fold_batch_norm
-    from kdedge.quantize.fake_quantize import ActivationFakeQuantize, WeightFakeQuantize
+    from kdedge.quantize.fake_quantize import ActivationFakeQuantize
     from kdedge.quantize.inspect import FloatOp, float_ops, integer_macs_share
     from kdedge.quantize.prepare import (
-        QParams,
         calibrate,
         convert,
         load_quantised_state,
         prepare_qat,
-        qparams,
         quantised_state,
         set_fake_quantize,
         set_observers,
     )
+    from kdedge.quantize.scales import QParams, qparams
+    from kdedge.quantize.weight_quantize import WeightFakeQuantize
 finally:
     for _logger, _level in zip(_LOGGERS, _LEVELS, strict=True):
         _logger.setLevel(_level)

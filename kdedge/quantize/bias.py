@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from kdedge.quantize.capture import get_tensor, is_dropout, set_parameter
-from kdedge.quantize.quantizer import rule_of
+from kdedge.quantize.capture import is_dropout
+from kdedge.quantize.rules import rule_of
+from kdedge.quantize.stored import get_tensor, set_parameter
 
 # The modules live under this name in the prepared graph, each named after its layer.
 _BIASES = "biases"
@@ -69,7 +70,7 @@ def quantise_biases(prepared: GraphModule) -> None:
     prepared.add_module(_BIASES, nn.Module())
     for layer in list(prepared.graph.nodes):
         rule = rule_of(layer)
-        if rule is None or rule.weight is None or len(layer.args) <= _BIAS_POSITION:
+        if rule is None or rule.weight is None or not rule.inputs or len(layer.args) <= _BIAS_POSITION:
             continue
         bias = layer.args[_BIAS_POSITION]
         source, weight = (_quantiser(prepared, layer.args[position]) for position in (rule.inputs[0], rule.weight))

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from kdedge.errors import ModelError
 from kdedge.quantize.rewrite import make_quantisable
+from kdedge.quantize.stored import get_tensor, set_parameter
 
 aten = torch.ops.aten
 
@@ -170,16 +171,3 @@ def _fold_one(graph_module: GraphModule, norm: Node) -> None:
 
 def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def get_tensor(graph_module: GraphModule, node: Node) -> Tensor:
-    """The parameter or buffer that a ``get_attr`` node reads, detached."""
-    path, _, leaf = str(node.target).rpartition(".")
-    return cast(Tensor, getattr(graph_module.get_submodule(path), leaf)).detach()
-
-
-def set_parameter(graph_module: GraphModule, name: str, value: Tensor) -> None:
-    """Register ``value`` as a trainable parameter under a dotted name."""
-    path, _, leaf = name.rpartition(".")
-    module = graph_module.get_submodule(path)
-    module.register_parameter(leaf, nn.Parameter(value))

@@ -23,15 +23,13 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from kdedge.errors import ModelError
 
 ACTIVATION_QMIN, ACTIVATION_QMAX = -128, 127
-WEIGHT_QMAX = 127
 # The moving average forgets with this rate a batch, torch's default too.
 AVERAGING_CONSTANT = 0.01
 # Smallest scale; only there so that a tensor of zeros does not divide by zero.
 TINY_SCALE = 1e-12
-# A channel whose weights are all smaller than this share of the layer's largest is quantised as if it reached it.
-# Dead channels (folded batch norm leaves weights of 1e-20 beside ordinary biases) would otherwise ask for int32
-# biases far beyond int32; what such weights add is below one step of any activation.
-SMALLEST_CHANNEL = 2.0**-10
+# How far below the smallest row maximum the range of a softmax's input reaches, in nats. What saturates there weighs at
+# most exp(-12) of its row's largest: 127 masked tokens together a fifth of the output's step of 1/256.
+SOFTMAX_DEPTH = 12.0
 
 
 class _RoundActivation(torch.autograd.Function):
@@ -49,28 +47,6 @@ class _RoundActivation(torch.autograd.Function):
         """The gradient where nothing was clamped, zero elsewhere."""
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(grads[0], x, *ctx.bounds), None, None, None
-
-
-class _RoundWeight(torch.autograd.Function):
-    """Quantize and dequantize by a scale that broadcasts against the weight."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, qmax: int, clamps: bool) -> Tensor:
-        """``weight`` float; ``clamps`` is False where the scale was just taken from it. Returns a tensor like it."""
-        steps = weight * (1.0 / scale)
-        if not clamps:
-            return steps.round_().mul_(scale)
-        ctx.save_for_backward(steps)
-        ctx.bound = qmax + 0.5
-        return steps.round().clamp_(-qmax, qmax).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient where nothing was clamped, zero elsewhere."""
-        if not ctx.saved_tensors:
-            return grads[0], None, None, None
-        (steps,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grads[0], steps, -ctx.bound, ctx.bound), None, None, None
 
 
 class FakeQuantizer(FakeQuantizeBase):  # type: ignore[misc]
@@ -119,7 +95,12 @@ class ActivationFakeQuantize(FakeQuantizer):
         high: Likewise above (6 after a ReLU6). ``high`` also keeps ``255·scale`` at or below it, which
             is what ONNX Runtime asks for before it drops the Clip.
         fixed: (scale, zero point) prescribed by the runtimes' kernels; then nothing is observed.
+        symmetric: The zero point is 0, and the range as wide on either side of it.
         members: How many tensors of one pass share this quantiser; the range covers all of them.
+        softmax_axis: Set for the input of a softmax over that axis. The range is then that of the scores that matter,
+            from ``SOFTMAX_DEPTH`` below the smallest row maximum to the largest score of the pass's last member;
+            lower ones, masked ones above all, saturate.
+        clips: The range is the observed one times a factor that ``set_clip`` chooses (``clipping.py``).
     """
 
     qscheme = torch.per_tensor_affine
@@ -128,17 +109,24 @@ class ActivationFakeQuantize(FakeQuantizer):
 
     min_val: Tensor
     max_val: Tensor
+    clip: Tensor
 
     def __init__(
         self,
         low: float | None = None,
         high: float | None = None,
         fixed: tuple[float, int] | None = None,
+        symmetric: bool = False,
         members: int = 1,
+        softmax_axis: int | None = None,
+        clips: bool = False,
         **_: Any,
     ) -> None:
         super().__init__()
         self.low, self.high, self.fixed = low, high, fixed is not None
+        self.symmetric, self.softmax_axis, self.clips = symmetric, softmax_axis, clips
+        if clips:
+            self.register_buffer("clip", torch.ones(()))
         scale, zero_point = fixed or (1.0, 0)
         extremes = (self.quant_min - zero_point, self.quant_max - zero_point) if fixed else (math.inf, -math.inf)
         self.register_buffer("min_val", torch.tensor(scale * extremes[0]))
@@ -154,6 +142,11 @@ class ActivationFakeQuantize(FakeQuantizer):
     def calibrated(self) -> bool:
         """Whether any data was seen (or a state loaded)."""
         return bool(self.min_val <= self.max_val)
+
+    def set_clip(self, factor: float) -> None:
+        """Narrow the range to a share of the observed one, now and while it is observed on; only if it ``clips``."""
+        self.clip.fill_(factor)
+        self._update_qparams()
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape; the same shape and dtype, on the int8 grid if ``quantizing``."""
@@ -178,12 +171,13 @@ class ActivationFakeQuantize(FakeQuantizer):
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         """Take in one tensor; the average moves once a pass, by the extremes over all members."""
-        self._seen.append(torch.aminmax(x))
+        self._seen.append(self._extremes(x))
         complete = len(self._seen) == self._members
         if self._started and not complete:
             return
-        low = torch.stack([extremes[0] for extremes in self._seen]).min().float()
-        high = torch.stack([extremes[1] for extremes in self._seen]).max().float()
+        seen = self._seen if self.softmax_axis is None else self._seen[-1:]
+        low = torch.stack([extremes[0] for extremes in seen]).min().float()
+        high = torch.stack([extremes[1] for extremes in seen]).max().float()
         if self._started:
             self.min_val.lerp_(low, AVERAGING_CONSTANT)
             self.max_val.lerp_(high, AVERAGING_CONSTANT)
@@ -194,14 +188,25 @@ class ActivationFakeQuantize(FakeQuantizer):
         if complete:
             self._started, self._seen = True, []
 
+    def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.softmax_axis is None:
+            return cast(tuple[Tensor, Tensor], torch.aminmax(x))
+        lowest, highest = torch.aminmax(x.amax(self.softmax_axis))
+        return lowest - SOFTMAX_DEPTH, highest
+
     def _update_qparams(self) -> None:
         """Scale and zero point from the running range; all on the tensor's device, without a stall."""
         low = self.min_val.clamp(max=0.0)
         high = self.max_val.clamp(min=0.0)
+        if self.clips:
+            low, high = low * self.clip, high * self.clip
         if self.low is not None:
             low = low.clamp(min=min(self.low, 0.0))
         if self.high is not None:
             high = high.clamp(max=max(self.high, 0.0))
+        if self.symmetric:
+            high = torch.maximum(high, -low)
+            low = -high * (-self.quant_min / self.quant_max)
         levels = self.quant_max - self.quant_min
         scale = ((high - low) / levels).clamp(min=TINY_SCALE)
         if self.high is not None and self.low == 0.0:
@@ -220,48 +225,6 @@ class ActivationFakeQuantize(FakeQuantizer):
         self._numbers = None
         super()._apply(fn, recurse)
         return self
-
-
-class WeightFakeQuantize(FakeQuantizer):
-    """Symmetric int8 in [-127, 127], one scale for each output channel: ``max|w| / 127``.
-
-    While ``observing`` the scales follow the weights in every forward, in evaluation too: they depend on
-    nothing else. Frozen, they stay and large weights clamp.
-
-    Args:
-        channels: Length of the weight's output-channel axis.
-        ch_axis: That axis.
-    """
-
-    qscheme = torch.per_channel_symmetric
-    quant_min, quant_max = -WEIGHT_QMAX, WEIGHT_QMAX
-
-    def __init__(self, channels: int, ch_axis: int = 0, **_: Any) -> None:
-        super().__init__()
-        self.ch_axis = ch_axis
-        self.register_buffer("scale", torch.ones(channels))
-        self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32), persistent=False)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """``weight`` with ``channels`` along ``ch_axis``; the same shape, on the grid if ``quantizing``."""
-        if self.observing:
-            self.observe(weight)
-        if not self.quantizing:
-            return weight
-        shape = [1] * weight.ndim
-        shape[self.ch_axis] = -1
-        scale = self.scale.view(shape)
-        rounded = _RoundWeight.apply(weight, scale, self.quant_max, not self.observing)  # type: ignore[no-untyped-call]
-        return cast(Tensor, rounded)
-
-    @torch.no_grad()
-    def observe(self, weight: Tensor) -> None:
-        """Take the scales from the weights; see ``SMALLEST_CHANNEL`` for dead channels."""
-        axes = [axis for axis in range(weight.ndim) if axis != self.ch_axis]
-        values = weight.detach().float()
-        largest = torch.maximum(values.amax(dim=axes), -values.amin(dim=axes))
-        floor = (largest.max() * SMALLEST_CHANNEL).clamp(min=TINY_SCALE)
-        self.scale.copy_(torch.maximum(largest, floor) / self.quant_max)
 
 
 def require_calibrated(name: str, module: nn.Module) -> None:

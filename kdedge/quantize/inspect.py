@@ -10,14 +10,14 @@ from typing import cast
 import torch
 from torch.fx import GraphModule, Node
 
-from kdedge.quantize.capture import get_tensor
-from kdedge.quantize.quantizer import (
+from kdedge.quantize.rules import (
     RULES,
     fused_activation,
     input_tensors,
     is_float_tensor,
     why_float,
 )
+from kdedge.quantize.stored import get_tensor
 
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
@@ -69,7 +69,7 @@ def integer_macs_share(converted: GraphModule) -> float:
 def multiply_accumulates(graph_module: GraphModule, node: Node) -> int:
     """Multiply-accumulates of one op for one sample (an open batch axis counts as one); 0 for other ops."""
     rule = RULES.get(node.target) if node.op == "call_function" else None
-    if rule is None or not is_float_tensor(node):
+    if rule is None or rule.kind == "lookup" or not is_float_tensor(node):
         return 0
     outputs = prod(size if isinstance(size, int) else 1 for size in node.meta["val"].shape)
     if rule.weight is not None:

@@ -2,8 +2,14 @@
 
 It thinks in tensors, not in edges: each op says which of its inputs and whether its output must be
 integer, every tensor so named gets one quantiser where it is made, and all its users read the quantised
-values. Ops that only move data share the qparams of what they move. An op that is not in ``RULES`` stays
+values. Ops that only move data share the qparams of what they move. An op that has no rule (``rules.py``) stays
 float; ``float_ops`` names it.
+
+A table of embeddings has one scale, which the rows that are looked up keep (kind ``lookup``).
+
+Attention scores and the mask that is added to them: the sum keeps the scale of the scores, so that adding 0 to a score
+is the identity on integers and padding costs the others nothing; masked scores saturate at the low end of a range that
+is taken for the softmax (``ActivationFakeQuantize``), however large the mask.
 
 Integer semantics (those of TFLite's int8 specification and of ONNX Runtime's QLinear kernels): weights
 symmetric [-127, 127] by output channel, activations affine [-128, 127] by tensor. Biases are int32 with
@@ -12,8 +18,6 @@ the step of the accumulator (``bias.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -29,149 +33,19 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from kdedge.quantize.capture import is_dropout
-from kdedge.quantize.fake_quantize import (
-    ACTIVATION_QMAX,
-    ACTIVATION_QMIN,
-    WEIGHT_QMAX,
-    ActivationFakeQuantize,
-    WeightFakeQuantize,
+from kdedge.quantize.fake_quantize import ACTIVATION_QMAX, ACTIVATION_QMIN, ActivationFakeQuantize
+from kdedge.quantize.rules import (
+    SOFTMAXES,
+    Rule,
+    fused_activation,
+    input_tensors,
+    is_float_tensor,
+    rule_of,
+    why_float,
 )
+from kdedge.quantize.weight_quantize import WEIGHT_QMAX, TableFakeQuantize, WeightFakeQuantize
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one op is quantised.
-
-    Attributes:
-        inputs: Positions of the activations among its arguments (a list argument counts with all its
-            tensors).
-        weight: Position of its weight, or None.
-        kind: ``compute`` (a range of its own), ``same`` (new values, but the runtimes' kernels want the
-            scale of the input) or ``move`` (the values of its inputs at other places).
-        fuses: Whether a ReLU or ReLU6 that follows is part of the same integer kernel.
-        low, high: Bounds of the output that hold for any input.
-        fixed: (scale, zero point) that the runtimes' kernels prescribe for the output.
-    """
-
-    inputs: tuple[int, ...] = (0,)
-    weight: int | None = None
-    kind: str = "compute"
-    fuses: bool = False
-    low: float | None = None
-    high: float | None = None
-    fixed: tuple[float, int] | None = None
-
-
-_LAYER = Rule(weight=1, fuses=True)
-_BINARY = Rule(inputs=(0, 1), fuses=True)
-_MOVE = Rule(kind="move")
-RULES: dict[object, Rule] = {
-    aten.conv1d.default: _LAYER,
-    aten.conv2d.default: _LAYER,
-    aten.conv1d.padding: _LAYER,
-    aten.conv2d.padding: _LAYER,
-    aten.linear.default: _LAYER,
-    aten.add.Tensor: _BINARY,
-    aten.sub.Tensor: _BINARY,
-    aten.mul.Tensor: _BINARY,
-    aten.matmul.default: Rule(inputs=(0, 1)),
-    aten.bmm.default: Rule(inputs=(0, 1)),
-    aten.adaptive_avg_pool2d.default: Rule(),
-    aten.mean.dim: Rule(),
-    aten.avg_pool2d.default: Rule(kind="same"),
-    aten.relu.default: Rule(low=0.0),
-    aten.relu6.default: Rule(low=0.0, high=6.0),
-    aten.hardtanh.default: Rule(),  # bounds are its arguments
-    aten.hardswish.default: Rule(),
-    aten.gelu.default: Rule(),
-    aten.softmax.int: Rule(fixed=(1 / 256, -128)),
-    aten._softmax.default: Rule(fixed=(1 / 256, -128)),
-    aten.sigmoid.default: Rule(fixed=(1 / 256, -128)),
-    aten.tanh.default: Rule(fixed=(1 / 128, 0)),
-    aten.cat.default: _MOVE,
-    aten.max_pool2d.default: _MOVE,
-    aten.adaptive_max_pool2d.default: _MOVE,
-    aten.view.default: _MOVE,
-    aten.reshape.default: _MOVE,
-    aten.flatten.using_ints: _MOVE,
-    aten.unflatten.int: _MOVE,
-    aten.permute.default: _MOVE,
-    aten.transpose.int: _MOVE,
-    aten.t.default: _MOVE,
-    aten.squeeze.dim: _MOVE,
-    aten.squeeze.dims: _MOVE,
-    aten.squeeze.default: _MOVE,
-    aten.unsqueeze.default: _MOVE,
-    aten.expand.default: _MOVE,
-    aten.slice.Tensor: _MOVE,
-    aten.select.int: _MOVE,
-    aten.contiguous.default: _MOVE,
-    aten.clone.default: _MOVE,
-}
-_QDQ = (
-    torch.ops.quantized_decomposed.quantize_per_channel.default,
-    torch.ops.quantized_decomposed.dequantize_per_channel.default,
-)
-_FUSABLE_ACTIVATIONS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-
-
-def rule_of(node: Node) -> Rule | None:
-    """The rule of an op with the bounds that its own arguments give, or None where the op stays float."""
-    rule = RULES.get(node.target) if node.op == "call_function" else None
-    if rule is not None and node.target is aten.hardtanh.default:
-        low = float(node.args[1]) if len(node.args) > 1 else -1.0  # type: ignore[arg-type]
-        high = float(node.args[2]) if len(node.args) > 2 else 1.0  # type: ignore[arg-type]
-        return Rule(low=low, high=high)
-    return rule
-
-
-def fused_activation(node: Node) -> Node | None:
-    """The ReLU or ReLU6 that belongs to the same integer kernel as ``node``, or None."""
-    rule = rule_of(node)
-    if rule is None or not rule.fuses or len(node.users) != 1:
-        return None
-    (user,) = node.users
-    if user.target not in _FUSABLE_ACTIVATIONS:
-        return None
-    bounds = rule_of(user)
-    return user if bounds is not None and bounds.low == 0.0 and bounds.high in (None, 6.0) else None
-
-
-def is_float_tensor(node: object) -> bool:
-    """Whether the node makes one float tensor (a dequantize does, though it carries no shape)."""
-    if not isinstance(node, Node):
-        return False
-    if node.target is torch.ops.quantized_decomposed.dequantize_per_tensor.default:
-        return True
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def input_tensors(node: Node, rule: Rule) -> Iterator[Node]:
-    """The float activations among the op's arguments."""
-    for position in rule.inputs:
-        argument = node.args[position] if position < len(node.args) else None
-        for item in argument if isinstance(argument, list | tuple) else (argument,):
-            if isinstance(item, Node) and is_float_tensor(item):
-                yield item
-
-
-def why_float(node: Node) -> str | None:
-    """Why an op of the graph cannot be integer by its own form; None where it can."""
-    rule = rule_of(node)
-    if rule is None:
-        return "the quantiser has no integer form of this op"
-    if rule.weight is not None:
-        weight = node.args[rule.weight]
-        while isinstance(weight, Node) and weight.target in _QDQ:
-            weight = weight.args[0]
-        if not isinstance(weight, Node) or weight.op != "get_attr":
-            return "its weight is computed, not stored"
-    elif len(rule.inputs) == 2 and any(not isinstance(node.args[i], Node) for i in rule.inputs):
-        return "one operand is a plain number"
-    return None
 
 
 class EdgeQuantizer(Quantizer):  # type: ignore[misc]
@@ -185,6 +59,9 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             if rule is None or not is_float_tensor(node) or why_float(node) is not None:
                 continue
             tensors.add(node, rule)
+        for node in model.graph.nodes:
+            if node.target is aten.layer_norm.default:
+                tensors.clip_for(node)
         tensors.write_annotations()
         return model
 
@@ -199,12 +76,20 @@ class _Tensors:
         self._order = {node: index for index, node in enumerate(model.graph.nodes)}
         self._parent: dict[Node, Node] = {}
         self._moved: set[Node] = set()
-        self._weights: dict[Node, int] = {}
+        self._weights: dict[Node, QuantizationSpec] = {}
+        self._lookups: dict[Node, Node] = {}  # what was looked up: in which table
+        self._softmax_axes: dict[Node, int] = {}
+        self._symmetric: set[Node] = set()
+        self._clipped: set[Node] = set()
 
     def add(self, node: Node, rule: Rule) -> None:
         """Take in one op: its weight, its inputs, its output (or its activation's), and what they share."""
         if rule.weight is not None:
-            self._weights[cast(Node, node.args[rule.weight])] = 0
+            weight = cast(Node, node.args[rule.weight])
+            if rule.kind == "lookup":
+                self._weights[weight], self._lookups[node] = _table_spec(), weight
+            else:  # a layer that shares a table takes the table's one scale
+                self._weights.setdefault(weight, _weight_spec(weight))
         inputs = [self._source(item) for item in input_tensors(node, rule)]
         if _is_fused_into_producer(node):
             inputs = []
@@ -212,11 +97,21 @@ class _Tensors:
             self._parent.setdefault(item, item)
         output = fused_activation(node) or node
         self._parent.setdefault(output, output)
-        if rule.kind != "compute":
-            for item in inputs:
-                self._union(item, output)
+        if rule.symmetric is not None:
+            self._symmetric.add(inputs[rule.symmetric])
+        if node.target in SOFTMAXES:
+            self._softmax_axes[inputs[0]] = cast(int, node.args[1])
+        sharing = inputs if rule.kind != "compute" else inputs[:1] if _adds_mask(node) else []
+        for item in sharing:
+            self._union(item, output)
         if rule.kind == "move":
             self._moved.add(output)
+
+    def clip_for(self, norm: Node) -> None:
+        """Let the range of a layer norm's input be clipped, and those of the linear layers that it is a sum of."""
+        read = self._source(cast(Node, norm.args[0]))
+        operands = [self._source(node) for node in read.all_input_nodes] if read.target is aten.add.Tensor else []
+        self._clipped |= {read, *(node for node in operands if node.target is aten.linear.default)}
 
     def _source(self, node: Node) -> Node:
         """Dropout is the identity on the device: the tensor it reads is the one that is quantised."""
@@ -240,17 +135,37 @@ class _Tensors:
             groups.setdefault(self._find(node), []).append(node)
         for root, members in groups.items():
             made = [member for member in members if member not in self._moved]
+            table = self._lookups.get(root) if made == [root] else None
             for member in members:
-                if member is root:
-                    spec = _group_spec(made)
+                if table is not None:
+                    spec = _follow(table)
+                elif member is root:
+                    spec = self._group_spec(made, symmetric=not self._symmetric.isdisjoint(members))
                 elif member in self._moved:
                     spec = _follow(root)
                 else:
                     spec = SharedQuantizationSpec(root)
                 member.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=spec, _annotated=True)
-        for weight, axis in self._weights.items():
-            spec = _weight_spec(weight, axis)
+        for weight, spec in self._weights.items():
             weight.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=spec, _annotated=True)
+
+    def _group_spec(self, made: list[Node], *, symmetric: bool) -> QuantizationSpecBase:
+        """The spec of a group: fixed if its only member prescribes it, else bounds that hold for every member."""
+        rules = [rule_of(node) for node in made]
+        fixed = rules[0].fixed if len(rules) == 1 and rules[0] is not None else None
+        lows = [rule.low if rule is not None else None for rule in rules]
+        highs = [rule.high if rule is not None else None for rule in rules]
+        constructor = ActivationFakeQuantize.with_args(
+            low=None if None in lows else min(value for value in lows if value is not None),
+            high=None if None in highs else max(value for value in highs if value is not None),
+            fixed=fixed,
+            symmetric=symmetric,
+            members=len(made),
+            clips=not self._clipped.isdisjoint(made),
+            softmax_axis=next((self._softmax_axes[node] for node in made if node in self._softmax_axes), None),
+        )
+        limits = ACTIVATION_QMIN, ACTIVATION_QMAX
+        return QuantizationSpec(torch.int8, constructor, *limits, qscheme=torch.per_tensor_affine)
 
 
 def _is_fused_into_producer(node: Node) -> bool:
@@ -258,16 +173,13 @@ def _is_fused_into_producer(node: Node) -> bool:
     return isinstance(producer, Node) and fused_activation(producer) is node
 
 
-def _group_spec(made: list[Node]) -> QuantizationSpecBase:
-    """The spec of a group: fixed if its only member prescribes it, else bounds that hold for every member."""
-    rules = [rule_of(node) for node in made]
-    fixed = rules[0].fixed if len(rules) == 1 and rules[0] is not None else None
-    lows = [rule.low if rule is not None else None for rule in rules]
-    highs = [rule.high if rule is not None else None for rule in rules]
-    low = None if None in lows else min(value for value in lows if value is not None)
-    high = None if None in highs else max(value for value in highs if value is not None)
-    constructor = ActivationFakeQuantize.with_args(low=low, high=high, fixed=fixed, members=len(made))
-    return QuantizationSpec(torch.int8, constructor, ACTIVATION_QMIN, ACTIVATION_QMAX, qscheme=torch.per_tensor_affine)
+def _adds_mask(node: Node) -> bool:
+    """Whether this is the add of attention scores, the first operand, and a mask that is broadcast onto them."""
+    if node.target is not aten.add.Tensor or [user.target in SOFTMAXES for user in node.users] != [True]:
+        return False
+    scores, mask = (cast(Node, operand).meta.get("val") for operand in node.args[:2])
+    shape = node.meta["val"].shape
+    return scores is not None and mask is not None and scores.shape == shape != mask.shape
 
 
 def _follow(root: Node) -> DerivedQuantizationSpec:
@@ -280,8 +192,11 @@ def _qparams_of_first(quantisers: list[ActivationFakeQuantize]) -> tuple[torch.T
     return quantisers[0].calculate_qparams()
 
 
-def _weight_spec(weight: Node, axis: int) -> QuantizationSpec:
-    constructor = WeightFakeQuantize.with_args(channels=weight.meta["val"].shape[axis], ch_axis=axis)
-    return QuantizationSpec(
-        torch.int8, constructor, -WEIGHT_QMAX, WEIGHT_QMAX, torch.per_channel_symmetric, ch_axis=axis
-    )
+def _weight_spec(weight: Node) -> QuantizationSpec:
+    constructor = WeightFakeQuantize.with_args(channels=weight.meta["val"].shape[0], ch_axis=0)
+    return QuantizationSpec(torch.int8, constructor, -WEIGHT_QMAX, WEIGHT_QMAX, torch.per_channel_symmetric, ch_axis=0)
+
+
+def _table_spec() -> QuantizationSpec:
+    constructor = TableFakeQuantize.with_args()
+    return QuantizationSpec(torch.int8, constructor, -WEIGHT_QMAX, WEIGHT_QMAX, torch.per_tensor_symmetric)

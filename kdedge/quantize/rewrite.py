@@ -3,7 +3,8 @@
 - in-place ops become functional, so that a quantiser between two of them sees what it should;
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
   integer kernels everywhere, the two do not;
-- a plain number in an add or a multiplication becomes a stored tensor, which can be quantised;
+- a plain number in an add or a multiplication becomes a stored tensor, which can be quantised, unless a layer's weight
+  takes it in (``stored.py``);
 - an adaptive pooling to the size that its input already has is the identity and goes.
 """
 
@@ -14,6 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+
+from kdedge.quantize.stored import move_factors_to_weights, store_views, stored
 
 aten = torch.ops.aten
 
@@ -41,15 +44,18 @@ _ADAPTIVE_POOLS = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.de
 
 def make_quantisable(graph_module: GraphModule) -> None:
     """Apply every rewrite of this module, in place."""
-    for node in list(graph_module.graph.nodes):
+    for node in graph_module.graph.nodes:
         node.target = _IN_PLACE.get(node.target, node.target)
+    store_views(graph_module)
+    move_factors_to_weights(graph_module)
+    for node in list(graph_module.graph.nodes):
         if node.target is aten.hardsigmoid.default:
             _split_hard_sigmoid(graph_module, node)
         elif node.target is aten.silu.default:
             _split_silu(graph_module, node)
         elif node.target in _ADAPTIVE_POOLS:
             _drop_identity_pool(graph_module, node)
-        elif node.target in _WITH_NUMBER:
+        elif node.target in _WITH_NUMBER and stored(node) is None:
             _store_number(graph_module, node)
     graph_module.recompile()
 

@@ -1,0 +1,130 @@
+"""The quantisers of a prepared graph by name, and the scales of a prepared or converted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import ObserverBase
+
+from kdedge.quantize.fake_quantize import FakeQuantizer
+from kdedge.quantize.stored import get_tensor, stored
+from kdedge.quantize.weight_quantize import TableFakeQuantize, WeightFakeQuantize
+
+# Quantisers live under this name in the prepared module, each named after the tensor it quantises.
+_QUANTISERS = "quantisers"
+# Key in a converted node's meta: the name of the parameter or constant that its int8 values were made from.
+_WEIGHT_NAME = "kdedge_weight"
+_DEQUANTIZE = (
+    torch.ops.quantized_decomposed.dequantize_per_channel.default,
+    torch.ops.quantized_decomposed.dequantize_per_tensor.default,
+)
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Scale and zero point of one tensor: ``real = (integer - zero_point) * scale``.
+
+    Attributes:
+        name: The weight's parameter name, or the graph's name of an activation.
+        scale: One float32 value, or one for each output channel.
+        zero_point: As long as ``scale``.
+        axis: Channel axis of a weight; None for an activation (one scale for the whole tensor).
+        dtype: ``int8``.
+    """
+
+    name: str
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None
+    dtype: str = "int8"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**vars(self), "scale": list(self.scale), "zero_point": list(self.zero_point)}
+
+
+def qparams(model: GraphModule) -> list[QParams]:
+    """Scale and zero point of every quantised weight and activation, in the order of the graph.
+
+    Args:
+        model: Prepared (what training uses) or converted (what the exporters read).
+    """
+    found = _prepared_qparams(model) if hasattr(model, _QUANTISERS) else _converted_qparams(model)
+    return list({entry.name: entry for entry in found}.values())
+
+
+def quantisers(prepared: GraphModule) -> Iterator[FakeQuantizer]:
+    """The fake-quantise modules, each once."""
+    return (module for module in prepared.modules() if isinstance(module, FakeQuantizer))
+
+
+def name_quantisers(prepared: GraphModule) -> None:
+    """Name each quantiser after its tensor; torchao's numbers would tie saved states to its version."""
+    prepared.add_module(_QUANTISERS, nn.Module())
+    names: dict[int, str] = {}
+    for node in prepared.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = prepared.get_submodule(str(node.target))
+        if isinstance(module, FakeQuantizer | ObserverBase):
+            tensor = _tensor_name(node.all_input_nodes[0]).replace(".", "_")
+            node.target = names.setdefault(id(module), f"{_QUANTISERS}.{tensor}")
+            prepared.add_submodule(node.target, module)
+    for name in [name for name, _ in prepared.named_children() if name.startswith("activation_post_process_")]:
+        delattr(prepared, name)
+    prepared.recompile()
+
+
+def tag_weights(prepared: GraphModule, converted: GraphModule) -> None:
+    """Tell all that is stored as int8 whose parameter it was; conversion keeps their order but not their names."""
+    tensors = [node.all_input_nodes[0] for node, _ in quantiser_calls(prepared)]
+    names = [_tensor_name(tensor) for tensor in tensors if stored(tensor) is not None]
+    calls = [node for node in converted.graph.nodes if node.target in _DEQUANTIZE and stored(node.args[0]) is not None]
+    sources = list(dict.fromkeys(node.args[0] for node in calls))
+    by_source = dict(zip(sources, names, strict=True))
+    for node in calls:
+        node.meta[_WEIGHT_NAME] = by_source[node.args[0]]
+
+
+def _prepared_qparams(prepared: GraphModule) -> Iterator[QParams]:
+    for node, module in quantiser_calls(prepared):
+        scale, zero_point = (tensor.tolist() for tensor in module.calculate_qparams())
+        per_channel = isinstance(module, WeightFakeQuantize) and not isinstance(module, TableFakeQuantize)
+        axis = module.ch_axis if per_channel else None
+        yield QParams(_tensor_name(node.all_input_nodes[0]), tuple(scale), tuple(zero_point), axis)
+
+
+def _converted_qparams(converted: GraphModule) -> Iterator[QParams]:
+    decomposed = torch.ops.quantized_decomposed
+    for node in converted.graph.nodes:
+        if node.target is decomposed.quantize_per_tensor.default:
+            source, scale, zero_point = node.args[:3]
+            yield QParams(_tensor_name(source), (float(scale),), (int(zero_point),), None)
+        elif node.target in _DEQUANTIZE and _WEIGHT_NAME in node.meta:
+            scale, zero_point = (_numbers(converted, item) for item in node.args[1:3])
+            axis = int(node.args[3]) if node.target is decomposed.dequantize_per_channel.default else None
+            yield QParams(node.meta[_WEIGHT_NAME], tuple(scale), tuple(map(int, zero_point)), axis)
+
+
+def _numbers(converted: GraphModule, argument: Any) -> list[float]:
+    """Scales or zero points: stored for each channel, or one plain number."""
+    return get_tensor(converted, argument).tolist() if isinstance(argument, Node) else [argument]
+
+
+def quantiser_calls(prepared: GraphModule) -> Iterator[tuple[Node, FakeQuantizer]]:
+    """The calls of real quantisers, in graph order (what only moves data carries a derived one)."""
+    for node in prepared.graph.nodes:
+        if node.op == "call_module":
+            module = prepared.get_submodule(str(node.target))
+            if isinstance(module, FakeQuantizer):
+                yield node, module
+
+
+def _tensor_name(node: Node) -> str:
+    source = stored(node)
+    return node.name if source is None else str(source.target)
