@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kdedge.bundle import Bundle
 
     from kdedge_exporters.parity import ParityRecord
+
+    Samples = tuple[torch.Tensor | Sequence[torch.Tensor], torch.Tensor]
 
 __all__ = ["EXPORTERS", "PRECISIONS", "ExportResult", "export", "load_artifact"]
 
@@ -95,7 +97,7 @@ def export(
     *,
     precision: str = "int8",
     out: Path | str | None = None,
-    samples: tuple[torch.Tensor, torch.Tensor] | None,
+    samples: Samples | None,
     accuracy_tolerance: float | None = None,
     min_agreement: float | None = None,
     io: str = "float32",
@@ -107,8 +109,8 @@ def export(
         format: A key of ``EXPORTERS``.
         precision: ``int8`` or ``float32``.
         out: The file; by default ``student-<precision>.<format>`` beside the bundle's folder.
-        samples: (images float32 [N, C, H, W] normalised, labels int64 [N]) of the evaluation split; None
-            skips the comparison, and the result says so.
+        samples: (images float32 [N, C, H, W] normalised, labels int64 [N]) of the evaluation split, or (a tensor for
+            each of the bundle's inputs, labels); None skips the comparison, and the result says so.
         accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.005.
         min_agreement: Least share of equal arg-maxes; default 0.99.
         io: ``float32``, or ``int8`` for an int8 TFLite file without conversions at its borders.
@@ -148,7 +150,7 @@ def _parity(
     path: Path,
     kind: str,
     precision: str,
-    samples: tuple[torch.Tensor, torch.Tensor],
+    samples: Samples,
     accuracy_tolerance: float | None,
     min_agreement: float | None,
 ) -> ParityRecord:

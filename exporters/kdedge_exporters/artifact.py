@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
 
     from kdedge_agent.runtimes import Session
 
+    Array = NDArray[Any]
+
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite"}
 FORMAT_VERSION = 1
+# Samples of one run where the file leaves the batch open: attention over a whole data set at once would not fit.
+_OPEN_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,22 @@ class Artifact:
         """Class names by index of the logits."""
         return tuple(self.metadata["labels"])
 
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of normalised inputs.
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order in which ``predict`` takes them."""
+        described = self.metadata.get("inputs") or [self.metadata["input"]]
+        return tuple(str(entry["name"]) for entry in described)
+
+    def predict(self, inputs: Array | Sequence[Array]) -> NDArray[np.float32]:
+        """Logits of normalised images, or of token ids.
 
         Args:
-            images: float32 [N, C, H, W] (or [N, features]), normalised as ``metadata["preprocessing"]`` says.
+            inputs: One array, or one for each of ``input_names``: float32 [N, C, H, W] (or [N, features]), normalised
+                as ``metadata["preprocessing"]`` says, or integers [N, L].
 
         Returns:
-            float32 [N, classes], dequantised where the file's output is an integer one.
+            float32 [N, classes], or [N, 2, L] in question answering; dequantised where the file's output is an
+            integer one.
 
         Raises:
             ArtifactError: the inputs do not fit the file, or its runtime failed.
@@ -64,21 +77,45 @@ class Artifact:
         from kdedge_agent import tensors
         from kdedge_agent.runtimes import DYNAMIC, RuntimeTrouble
 
-        source, result = self._session.inputs[0], self._session.outputs[0]
-        inputs = tensors.to_layout(np.asarray(images, np.float32), source, self.metadata)
-        batch = source.shape[0] if source.shape[0] != DYNAMIC else max(len(inputs), 1)
-        if batch != 1 and len(inputs) % batch:
-            raise ArtifactError(f"the file takes batches of {batch}, {len(inputs)} given", where=self.path)
+        arrays = self._in_order([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
+        sources, result = self._session.inputs, self._session.outputs[0]
+        count = len(arrays[0])
+        batch = sources[0].shape[0] if sources[0].shape[0] != DYNAMIC else max(min(count, _OPEN_BATCH), 1)
+        if sources[0].shape[0] != DYNAMIC and count % batch:
+            raise ArtifactError(f"the file takes batches of {batch}, {count} given", where=self.path)
         rows = []
         try:
-            for start in range(0, len(inputs), batch):
-                part = np.ascontiguousarray(tensors.quantise(inputs[start : start + batch], source))
-                rows.append(tensors.dequantise(self._session.run([part])[0], result))
+            for start in range(0, count, batch):
+                parts = [
+                    np.ascontiguousarray(tensors.quantise(values[start : start + batch], source))
+                    for values, source in zip(arrays, sources, strict=True)
+                ]
+                rows.append(tensors.dequantise(self._session.run(parts)[0], result))
         except RuntimeTrouble as error:
             raise ArtifactError(error.what, where=self.path, cure=error.cure) from None
         if not rows:
-            return np.zeros((0, len(self.labels)), np.float32)
+            return np.zeros((0, *result.shape[1:]), np.float32)
         return np.concatenate(rows).astype(np.float32, copy=False)
+
+    def _in_order(self, arrays: list[Array]) -> list[Array]:
+        """The arrays in the order, the kind of number and the layout of the session's inputs."""
+        import numpy as np
+
+        from kdedge_agent import tensors
+
+        names = self.input_names
+        counts = sorted({len(array) for array in arrays})
+        if len(arrays) != len(names) or len(counts) > 1:
+            what = f"{len(arrays)} inputs given" if len(counts) == 1 else f"inputs of {counts} samples given"
+            raise ArtifactError(what, where=self.path, cure=f"Give as many of each of: {', '.join(names)}")
+        by_name = dict(zip(names, arrays, strict=True))
+        ordered = []
+        for source in self._session.inputs:
+            values = by_name[source.name] if len(names) > 1 else arrays[0]
+            if source.dtype.startswith("float") or source.scale is not None:
+                values = np.asarray(values, np.float32)
+            ordered.append(tensors.to_layout(values, source, self.metadata))
+        return ordered
 
 
 def load_artifact(path: Path | str, runtime: str | None = None, threads: int = 1) -> Artifact:

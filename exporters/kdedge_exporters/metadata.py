@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
+from kdedge.inputs import InputSpec
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
 
 METADATA_KEY = "kdedge"
 FORMAT_VERSION = 1
-INPUT_NAME, OUTPUT_NAME = "image", "logits"
+OUTPUT_NAME = "logits"
+DYNAMIC = -1
+"""In a shape: a dimension that the caller chooses."""
+
+
+@dataclass(frozen=True)
+class ArtifactInput:
+    """One input as the file takes it.
+
+    Attributes:
+        name: Of the tensor.
+        layout: ``NCHW``, ``NHWC``, ``NC`` or ``NL``.
+        dtype: ``float32``, ``int8`` or ``int32``.
+        shape: Of the tensor; -1 where the caller chooses.
+    """
+
+    name: str
+    layout: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**vars(self), "shape": list(self.shape)}
+
+
+def input_specs(inputs: Sequence[InputSpec] | Sequence[int]) -> tuple[InputSpec, ...]:
+    """Inputs as they are; a bare shape, without the batch axis, stands for one float32 input of it."""
+    specs = tuple(entry for entry in inputs if isinstance(entry, InputSpec))
+    if specs:
+        return specs
+    shape = tuple(entry for entry in inputs if isinstance(entry, int))
+    return (InputSpec("image", "float32", shape, "NCHW" if len(shape) == 3 else "NC"),)
 
 
 def describe(
     bundle: Bundle,
     precision: str,
     *,
-    layout: str,
-    dtype: str,
-    shape: Sequence[int],
+    inputs: Sequence[ArtifactInput],
+    output_shape: Sequence[int],
     float_ops: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """The document of one artifact.
@@ -30,11 +63,12 @@ def describe(
     Args:
         bundle: Where it comes from.
         precision: ``int8`` or ``float32``.
-        layout: ``NCHW`` or ``NHWC``, of the input.
-        dtype: Of the input tensor.
-        shape: Of the input tensor; -1 where the caller chooses.
+        inputs: In the order of the bundle's. A file of one input also describes it under ``input``, where agents of
+            older versions look.
+        output_shape: Of the logits: [batch, classes], or [batch, 2, tokens] in question answering; -1 as above.
         float_ops: Ops that compute in float in this artifact (name, op, reason).
     """
+    described = [entry.to_dict() for entry in inputs]
     return {
         "format_version": FORMAT_VERSION,
         "kdedge_version": __version__,
@@ -49,8 +83,14 @@ def describe(
             "test_fraction": bundle.recipe.data.test_fraction,
             "split_seed": bundle.recipe.data.split_seed,
         },
-        "input": {"name": INPUT_NAME, "layout": layout, "dtype": dtype, "shape": list(shape)},
-        "output": {"name": OUTPUT_NAME, "kind": "logits", "classes": len(bundle.labels)},
+        **({"input": described[0]} if len(described) == 1 else {}),
+        "inputs": described,
+        "output": {
+            "name": OUTPUT_NAME,
+            "kind": "logits",
+            "classes": output_shape[1],
+            "shape": list(output_shape),
+        },
         "bundle_id": bundle.bundle_id,
         "float_ops": [dict(op) for op in float_ops],
     }

@@ -1,7 +1,8 @@
 """ONNX: the converted program as a QDQ graph, or the float student as it is.
 
-Opset 18 and IR version 8 are the lowest that torch's exporter writes and enough for everything here;
-ONNX Runtime reads them from 1.14 on. The batch axis is open.
+Opset 18 and IR version 8 are the lowest that torch's exporter writes and enough for most nets; ONNX Runtime reads them
+from 1.14 on. A quantised GELU asks for opset 20 (ONNX Runtime 1.17): in 18 it is five float ops, which ONNX Runtime
+does not fuse between DequantizeLinear and QuantizeLinear. The batch axis is open; token ids are int32.
 """
 
 from __future__ import annotations
@@ -15,15 +16,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge_exporters import onnx_passes
-from kdedge_exporters.metadata import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, describe, encode
+from kdedge_exporters.metadata import (
+    DYNAMIC,
+    METADATA_KEY,
+    OUTPUT_NAME,
+    ArtifactInput,
+    describe,
+    encode,
+    input_specs,
+)
+from kdedge_exporters.onnx_values import sizes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
     from kdedge.bundle import Bundle
+    from kdedge.inputs import InputSpec
 
 OPSET, IR_VERSION = 18, 8
-_DYNAMIC = -1
+_GELU_OPSET, _GELU_IR_VERSION = 20, 9
 
 
 def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -> list[dict[str, str]]:
@@ -41,20 +52,20 @@ def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -
     import onnx_ir as ir
     from kdedge import quantize
 
-    model = _translate(module, bundle.input_shape)
+    model = _translate(module, bundle.inputs)
     float_ops: list[dict[str, str]] = []
     if precision == "int8":
         onnx_passes.to_integer_form(model)
         reasons = {op.name: op.reason for op in quantize.float_ops(module)}  # type: ignore[arg-type]
         float_ops = onnx_passes.float_ops(model, reasons)
+    onnx_passes.int32_inputs(model)
     onnx_passes.tidy(model)
-    onnx_passes.rename_io(model, [INPUT_NAME], [OUTPUT_NAME])
+    onnx_passes.rename_io(model, [spec.name for spec in bundle.inputs], [OUTPUT_NAME])
     document = describe(
         bundle,
         precision,
-        layout="NCHW",
-        dtype="float32",
-        shape=(_DYNAMIC, *bundle.input_shape),
+        inputs=[ArtifactInput(spec.name, spec.layout, spec.dtype, (DYNAMIC, *spec.shape)) for spec in bundle.inputs],
+        output_shape=[DYNAMIC if size is None else size for size in sizes(model.graph.outputs[0])],
         float_ops=float_ops,
     )
     _sign(model, document)
@@ -63,18 +74,20 @@ def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -
     return float_ops
 
 
-def _translate(module: torch.nn.Module, input_shape: tuple[int, ...]) -> ir.Model:
-    """Torch's own translation; what it prints is no concern of the user's."""
+def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...] | tuple[int, ...]) -> ir.Model:
+    """Torch's own translation for ``input_specs(inputs)``; what it prints is no concern of the user's."""
     import torch
+    from kdedge.inputs import examples
 
-    example = torch.zeros(2, *input_shape)
+    batch = examples(input_specs(inputs), 2)
+    opset = _GELU_OPSET if _has_quantised_gelu(module) else OPSET
     with _quiet():
         program = torch.onnx.export(
             module,
-            (example,),
+            batch,
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
+            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in batch),
+            opset_version=opset,
             verbose=False,
         )
     if program is None:
@@ -82,8 +95,16 @@ def _translate(module: torch.nn.Module, input_shape: tuple[int, ...]) -> ir.Mode
     return program.model
 
 
+def _has_quantised_gelu(module: torch.nn.Module) -> bool:
+    import torch
+
+    return isinstance(module, torch.fx.GraphModule) and any(
+        node.target is torch.ops.aten.gelu.default for node in module.graph.nodes
+    )
+
+
 def _sign(model: ir.Model, document: dict[str, Any]) -> None:
-    model.ir_version = IR_VERSION
+    model.ir_version = _GELU_IR_VERSION if model.graph.opset_imports[""] >= _GELU_OPSET else IR_VERSION
     model.producer_name, model.producer_version = "kdedge", document["kdedge_version"]
     model.graph.name = document["model"]
     model.metadata_props.clear()

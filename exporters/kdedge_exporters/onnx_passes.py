@@ -15,6 +15,9 @@ from typing import cast
 import numpy as np
 import onnx_ir as ir
 
+from kdedge_exporters.onnx_gemm import linear_as_gemm
+from kdedge_exporters.onnx_values import constant, initializer, made_by, rank
+
 # Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
 _BIASED = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2)}
 _INT32 = np.iinfo(np.int32)
@@ -33,6 +36,7 @@ def to_integer_form(model: ir.Model) -> None:
     """All passes for an int8 program, in order."""
     for change in (
         unsigned_activations,
+        linear_as_gemm,
         global_average_pool,
         quantised_activations,
         int32_biases,
@@ -50,15 +54,15 @@ def unsigned_activations(model: ir.Model) -> None:
     for node in graph:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        zero_point, stored = _constant(node.inputs[2]), _constant(node.inputs[0])
+        zero_point, stored = constant(node.inputs[2]), constant(node.inputs[0])
         if zero_point is None or zero_point.dtype != np.int8 or zero_point.ndim:  # weights: one for each channel
             continue
         if stored is not None:
             unsigned = (stored.astype(np.int16) + 128).astype(np.uint8)
-            node.replace_input_with(0, _initializer(graph, f"{node.outputs[0].name}_uint8", unsigned))
+            node.replace_input_with(0, initializer(graph, f"{node.outputs[0].name}_uint8", unsigned))
         key = f"zero_point_{int(zero_point) + 128}"
         if key not in shifted:
-            shifted[key] = _initializer(graph, key, np.asarray(int(zero_point) + 128, np.uint8))
+            shifted[key] = initializer(graph, key, np.asarray(int(zero_point) + 128, np.uint8))
         node.replace_input_with(2, shifted[key])
         if node.op_type == "QuantizeLinear":
             node.outputs[0].dtype = ir.DataType.UINT8
@@ -67,9 +71,9 @@ def unsigned_activations(model: ir.Model) -> None:
 def global_average_pool(model: ir.Model) -> None:
     """ReduceMean over height and width, sizes kept, is GlobalAveragePool, which has an integer kernel."""
     for node in list(model.graph):
-        if node.op_type != "ReduceMean" or _rank(node.inputs[0]) != 4:
+        if node.op_type != "ReduceMean" or rank(node.inputs[0]) != 4:
             continue
-        axes = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         keep = node.attributes.get("keepdims")
         if axes is None or {int(axis) % 4 for axis in axes} != {2, 3} or (keep is not None and keep.as_int() == 0):
             continue
@@ -87,7 +91,7 @@ def quantised_activations(model: ir.Model) -> None:
         uses = list(node.outputs[0].uses()) if bounds is not None else []
         if bounds is None or not uses or any(use.node.op_type != "QuantizeLinear" for use in uses):
             continue
-        scale, zero_point = (_constant(uses[0].node.inputs[i]) for i in (1, 2))
+        scale, zero_point = (constant(uses[0].node.inputs[i]) for i in (1, 2))
         if scale is None or zero_point is None or zero_point.dtype != np.uint8 or scale.ndim:
             continue
         limits = [float(np.clip(np.rint(b / float(scale)) + int(zero_point), 0, 255)) for b in bounds]
@@ -109,7 +113,7 @@ def int32_biases(model: ir.Model) -> None:
         if positions is None or len(node.inputs) < 3:
             continue
         source, weight, bias = (node.inputs[i] for i in positions)
-        values = _constant(bias)
+        values = constant(bias)
         scales = [_dequantize_scale(value) for value in (source, weight)]
         if bias is None or values is None or scales[0] is None or scales[1] is None:
             continue
@@ -117,12 +121,13 @@ def int32_biases(model: ir.Model) -> None:
         step = np.broadcast_to(step, values.shape) if step.size == 1 else step
         integers = np.rint(values.astype(np.float64) / step.astype(np.float64))
         stored = np.clip(integers, _INT32.min, _INT32.max).astype(np.int32)
+        name = f"{node.outputs[0].name}_bias"  # layers may share a bias, and still have steps of their own
         dequantize = ir.node(
             "DequantizeLinear",
             [
-                _initializer(graph, f"{bias.name}_int32", stored),
-                _initializer(graph, f"{bias.name}_scale", np.ascontiguousarray(step)),
-                _initializer(graph, f"{bias.name}_zero_point", np.zeros(step.shape, np.int32)),
+                initializer(graph, f"{name}_int32", stored),
+                initializer(graph, f"{name}_scale", np.ascontiguousarray(step)),
+                initializer(graph, f"{name}_zero_point", np.zeros(step.shape, np.int32)),
             ],
             attributes={"axis": 0},
         )
@@ -159,13 +164,24 @@ def _computes_floats(node: ir.Node) -> bool:
 
 def _between_qdq(node: ir.Node) -> bool:
     data = [value for value in node.inputs if value is not None and value.dtype in (None, ir.DataType.FLOAT)]
-    read = all(value.const_value is not None or _made_by(value, "DequantizeLinear") for value in data)
+    read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
     return read and all(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses())
 
 
-def _made_by(value: ir.Value, op_type: str) -> bool:
-    producer = value.producer()
-    return producer is not None and producer.op_type == op_type
+def int32_inputs(model: ir.Model) -> None:
+    """Token ids and masks come as int32, half the bytes of torch's int64; Gather reads both, others get a Cast."""
+    graph = model.graph
+    for value in graph.inputs:
+        if value.dtype != ir.DataType.INT64:
+            continue
+        value.dtype = ir.DataType.INT32
+        others = [use for use in value.uses() if (use.node.op_type, use.idx) != ("Gather", 1)]
+        if others:
+            cast_node = ir.node("Cast", [value], attributes={"to": ir.DataType.INT64})
+            cast_node.outputs[0].name, cast_node.outputs[0].shape = f"{value.name}_int64", value.shape
+            graph.insert_before(graph[0], cast_node)
+            for use in others:
+                use.node.replace_input_with(use.idx, cast_node.outputs[0])
 
 
 def tidy(model: ir.Model) -> None:
@@ -186,24 +202,13 @@ def rename_io(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:
             value.name = name
 
 
-def _rank(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else len(value.shape)
-
-
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array behind a constant or initializer; None where the value is computed."""
-    if value is None or value.const_value is None:
-        return None
-    return value.const_value.numpy()
-
-
 def _bounds(node: ir.Node) -> tuple[float, float] | None:
     """Lower and upper bound that a Relu or Clip enforces."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     if node.op_type != "Clip":
         return None
-    low, high = (_constant(value) for value in [*node.inputs[1:3], None, None][:2])
+    low, high = (constant(value) for value in [*node.inputs[1:3], None, None][:2])
     return -np.inf if low is None else float(low), np.inf if high is None else float(high)
 
 
@@ -211,13 +216,7 @@ def _dequantize_scale(value: ir.Value | None) -> np.ndarray | None:
     producer = value.producer() if value is not None else None
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
-    return _constant(producer.inputs[1])
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
+    return constant(producer.inputs[1])
 
 
 def _replace(node: ir.Node, new: ir.Node) -> None:
@@ -232,7 +231,7 @@ def _replace(node: ir.Node, new: ir.Node) -> None:
 def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> None:
     """Clip the uint8 output of a QuantizeLinear, for all who read it."""
     result = quantize.outputs[0]
-    low, high = (_initializer(graph, f"clip_{int(v)}", np.asarray(int(v), np.uint8)) for v in limits)
+    low, high = (initializer(graph, f"clip_{int(v)}", np.asarray(int(v), np.uint8)) for v in limits)
     readers = list(result.uses())
     clip = ir.node("Clip", [result, low, high])
     clip.outputs[0].name, clip.outputs[0].shape, clip.outputs[0].type = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ class ParityRecord:
 
     Attributes:
         n: Samples compared.
-        agreement: Share of samples with the same arg-max, in [0, 1].
+        agreement: Share of equal arg-maxes over the last axis of the logits, in [0, 1]; a sample of question answering
+            counts with two, start and end.
         accuracy_student: Of the student in torch (int8 for an int8 artifact, else float), in [0, 1].
         accuracy_artifact: Of the artifact in its runtime, in [0, 1].
         difference_mean: Mean absolute difference of the logits, in units of ``difference_unit``.
@@ -81,8 +82,8 @@ class ParityRecord:
 
 def compare(
     artifact: Artifact,
-    student: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
+    student: Callable[..., torch.Tensor],
+    images: torch.Tensor | Sequence[torch.Tensor],
     labels: torch.Tensor,
     *,
     step: float | None = None,
@@ -93,26 +94,28 @@ def compare(
 
     Args:
         artifact: Loaded.
-        student: In eval mode: float32 [n, C, H, W] to logits [n, classes].
-        images: float32 [N, C, H, W], normalised; N ≥ 1.
-        labels: int64 [N].
+        student: In eval mode: its inputs to logits float32 [n, classes] (or [n, 2, L]).
+        images: float32 [N, C, H, W], normalised; or a tensor for each input of the artifact, in its order. N ≥ 1.
+        labels: int64 [N] (or [N, 2], start and end).
         step: Quantisation step of the logits; None compares in logits.
         accuracy_tolerance: See ``ParityRecord``.
         min_agreement: See ``ParityRecord``.
     """
     import numpy as np
+    import torch
 
-    if not len(images):
+    inputs = (images,) if isinstance(images, torch.Tensor) else tuple(images)
+    if not len(labels):
         raise ParityError("no samples to compare on", cure="Give at least 300 samples of the evaluation split")
-    ours = artifact.predict(images.numpy())
-    theirs = _student_logits(student, images)
+    ours = artifact.predict([values.numpy() for values in inputs])
+    theirs = _student_logits(student, inputs)
     truth = labels.numpy()
     difference = np.abs(ours - theirs) / (step or 1.0)
     return ParityRecord(
         n=len(truth),
-        agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        accuracy_student=float((theirs.argmax(1) == truth).mean()),
-        accuracy_artifact=float((ours.argmax(1) == truth).mean()),
+        agreement=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+        accuracy_student=float((theirs.argmax(-1) == truth).mean()),
+        accuracy_artifact=float((ours.argmax(-1) == truth).mean()),
         difference_mean=float(difference.mean()),
         difference_max=float(difference.max()),
         difference_unit="logit" if step is None else "steps",
@@ -122,9 +125,10 @@ def compare(
     )
 
 
-def _student_logits(student: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> NDArray[np.float32]:
+def _student_logits(student: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
     import torch
 
+    batches = zip(*(values.split(_BATCH) for values in inputs), strict=True)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        parts = [student(batch.contiguous()) for batch in images.split(_BATCH)]  # type: ignore[no-untyped-call]
+        parts = [student(*(values.contiguous() for values in batch)) for batch in batches]
     return torch.cat(parts).float().numpy()

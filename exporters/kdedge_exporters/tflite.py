@@ -1,4 +1,4 @@
-"""TFLite: the converted program through litert-torch, with NHWC input and a batch of one."""
+"""TFLite: the converted program through litert-torch, with a batch of one, images NHWC, token ids int32."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdedge_exporters.metadata import METADATA_KEY, describe, encode
+from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode, input_specs
 
 if TYPE_CHECKING:
     import torch
     from kdedge.bundle import Bundle
+    from kdedge.inputs import InputSpec
     from torch.fx import GraphModule
 
 
@@ -30,34 +31,43 @@ def write(
             student.
         precision: ``int8`` or ``float32``.
         path: Where to.
-        io: Dtype of input and output: ``float32``, or ``int8`` (int8 artifacts only), which leaves
-            quantising the pixels to the caller.
+        io: Dtype of inputs and output that are no token ids: ``float32``, or ``int8`` (int8 artifacts only), which
+            leaves quantising the pixels to the caller.
 
     Returns:
         The ops that compute in float: name, op, reason (for ``int8``).
     """
-    from kdedge_exporters import tflite_file
+    from kdedge_exporters import tflite_file, tflite_lookups
 
-    content = _translate(module, bundle.input_shape, precision)
+    content = _translate(module, bundle.inputs, precision)
     model = tflite_file.read(content)
-    tflite_file.name_io(model)
-    if io == "float32":
-        tflite_file.float_io(model)
+    tflite_file.name_io(model, [spec.name for spec in bundle.inputs])
     float_ops = []
     if precision == "int8":
+        tflite_lookups.gather_integers(model)
         reason = _reason(module)
         float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
-    shape = tuple(int(size) for size in model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shape)
-    layout = "NHWC" if len(shape) == 4 else "NC"
-    document = describe(bundle, precision, layout=layout, dtype=io, shape=shape, float_ops=float_ops)
+    if io == "float32":
+        tflite_file.float_io(model)
+    tensors = tflite_file.inputs(model)
+    document = describe(
+        bundle,
+        precision,
+        inputs=[
+            ArtifactInput(spec.name, "NHWC" if spec.layout == "NCHW" else spec.layout, *tensors[spec.name])
+            for spec in bundle.inputs
+        ],
+        output_shape=tflite_file.output_shape(model),
+        float_ops=float_ops,
+    )
     tflite_file.set_metadata(model, METADATA_KEY, encode(document))
     path.write_bytes(tflite_file.pack(model))
     return float_ops
 
 
-def _translate(module: torch.nn.Module, input_shape: tuple[int, ...], precision: str) -> bytes:
-    """litert-torch's conversion, silenced."""
-    import torch
+def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...] | tuple[int, ...], precision: str) -> bytes:
+    """litert-torch's conversion for ``input_specs(inputs)``, silenced."""
+    from kdedge.inputs import examples
 
     with _quiet():
         with _no_native_stderr():
@@ -69,11 +79,12 @@ def _translate(module: torch.nn.Module, input_shape: tuple[int, ...], precision:
         if precision == "int8":
             unfold_weights(module)  # type: ignore[arg-type]
             options["quant_config"] = _static_config()
-        example = torch.zeros(1, *input_shape)
-        if example.ndim == 4:
-            module = litert_torch.to_channel_last_io(module, args=[0])
-            example = example.permute(0, 2, 3, 1).contiguous()
-        converted = litert_torch.convert(module.eval(), (example,), **options)
+        batch = examples(input_specs(inputs), 1)
+        images = [position for position, example in enumerate(batch) if example.ndim == 4]
+        if images:
+            module = litert_torch.to_channel_last_io(module, args=images)
+            batch = tuple(x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x for x in batch)
+        converted = litert_torch.convert(module.eval(), batch, **options)
         with _no_native_stderr():
             return bytes(converted.model_content())
 
@@ -92,7 +103,7 @@ def unfold_weights(program: GraphModule) -> None:
     ``round(q · s / s) = q``, so the integers are the same.
     """
     import torch
-    from kdedge.quantize.capture import get_tensor
+    from kdedge.quantize.stored import get_tensor
 
     decomposed = torch.ops.quantized_decomposed
     quantize = {

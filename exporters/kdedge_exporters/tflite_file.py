@@ -7,6 +7,7 @@ tensorflow/lite/schema/schema.fbs. Buffers are written aligned to 16 bytes as th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from kdedge_exporters.metadata import INPUT_NAME, OUTPUT_NAME
+from kdedge_exporters.metadata import OUTPUT_NAME
 
 _BUFFER_ALIGNMENT = 16
 # First versions of the two ops that take int8 (tensorflow/lite/tools/versioning/op_version.cc).
 _QUANTIZE_VERSION, _DEQUANTIZE_VERSION = 1, 2
+_NO_ARITHMETIC = ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
 _OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _TYPE_NAMES = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
 
@@ -68,31 +70,55 @@ class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
         return int(self.EndVector())
 
 
-def name_io(model: Any) -> None:
-    """Name input and output, in the graph and in the signature."""
+def name_io(model: Any, names: Sequence[str]) -> None:
+    """Name inputs and output, in the graph and in the signatures.
+
+    Args:
+        model: From litert-torch, whose signatures call the arguments ``args_0``, ``args_1``, ...; the graph may hold
+            them in another order.
+        names: Of the arguments.
+    """
     graph = model.subgraphs[0]
-    graph.tensors[graph.inputs[0]].name = INPUT_NAME.encode()
     graph.tensors[graph.outputs[0]].name = OUTPUT_NAME.encode()
-    for signature in model.signatureDefs or []:
-        signature.inputs[0].name, signature.outputs[0].name = INPUT_NAME.encode(), OUTPUT_NAME.encode()
+    for signature in model.signatureDefs:
+        signature.outputs[0].name = OUTPUT_NAME.encode()
+        for entry in signature.inputs:
+            entry.name = names[int(entry.name.rpartition(b"_")[2])].encode()
+            graph.tensors[entry.tensorIndex].name = entry.name
 
 
 def float_io(model: Any) -> None:
-    """Put QUANTIZE before an int8 input and DEQUANTIZE behind an int8 output: callers then pass float32."""
+    """Put QUANTIZE before each int8 input and DEQUANTIZE behind an int8 output: callers then pass float32."""
     graph = model.subgraphs[0]
-    source, result = int(graph.inputs[0]), int(graph.outputs[0])
-    if graph.tensors[source].type == schema.TensorType.INT8:
-        outside = _float_twin(graph, source)
-        code = _operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
-        graph.operators.insert(0, _operator(code, outside, source))
-        graph.inputs = [outside]
+    outside: dict[int, int] = {}
+    for source in map(int, list(graph.inputs)):
+        if graph.tensors[source].type == schema.TensorType.INT8:
+            outside[source] = _float_twin(graph, source)
+            code = operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
+            graph.operators.insert(0, _operator(code, outside[source], source))
+    result = int(graph.outputs[0])
     if graph.tensors[result].type == schema.TensorType.INT8:
-        outside = _float_twin(graph, result)
-        code = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION)
-        graph.operators.append(_operator(code, result, outside))
-        graph.outputs = [outside]
+        outside[result] = _float_twin(graph, result)
+        code = operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION)
+        graph.operators.append(_operator(code, result, outside[result]))
+    graph.inputs = [outside.get(int(index), int(index)) for index in graph.inputs]
+    graph.outputs = [outside.get(result, result)]
     for signature in model.signatureDefs or []:
-        signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex = graph.inputs[0], graph.outputs[0]
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = outside.get(entry.tensorIndex, entry.tensorIndex)
+
+
+def inputs(model: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype (numpy's word) and shape of each input, by name."""
+    graph = model.subgraphs[0]
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    return {t.name.decode(): (_TYPE_NAMES[t.type].lower(), tuple(map(int, t.shape))) for t in tensors}
+
+
+def output_shape(model: Any) -> tuple[int, ...]:
+    """Shape of the first output."""
+    graph = model.subgraphs[0]
+    return tuple(map(int, graph.tensors[graph.outputs[0]].shape))
 
 
 def set_metadata(model: Any, key: str, text: str) -> None:
@@ -123,11 +149,11 @@ def operations(model: Any) -> list[OpInfo]:
 
 
 def float_ops(model: Any) -> list[OpInfo]:
-    """The ops that compute in float; the conversions at the borders are none."""
+    """The ops that compute in float; conversions and what only renames axes do not compute."""
     return [
         info
         for info in operations(model)
-        if info.op not in ("QUANTIZE", "DEQUANTIZE") and "FLOAT32" in (*info.inputs, *info.outputs)
+        if info.op not in _NO_ARITHMETIC and "FLOAT32" in (*info.inputs, *info.outputs)
     ]
 
 
@@ -141,7 +167,8 @@ def _float_twin(graph: Any, index: int) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator_code(model: Any, builtin: int, version: int) -> int:
+def operator_code(model: Any, builtin: int, version: int) -> int:
+    """Index of an op type in the file's list, in at least this version; added where it is missing."""
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
             code.version = max(code.version, version)
