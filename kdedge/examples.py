@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 from typing_extensions import Self
 
+from kdedge.image_stream import LazyImageSet
 from kdedge.inputs import InputSpec
 from kdedge.metrics import Scores
 
@@ -61,5 +62,8 @@ class Preprocessing(Protocol):
 
 def batches(data: Examples, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Columns and labels in order, ``size`` rows at a time, the last batch shorter."""
+    if isinstance(data, LazyImageSet):
+        yield from data.batches(size)
+        return
     for start in range(0, len(data), size):
         yield tuple(column[start : start + size] for column in data.columns), data.labels[start : start + size]

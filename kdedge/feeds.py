@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +13,10 @@ from torch.nn import functional
 from kdedge.augment import EpochViews, epoch_views
 from kdedge.examples import Examples, Preprocessing
 from kdedge.image_sources import ImageSet
+from kdedge.image_stream import EpochCrops, LazyImageSet, loader_threads
 from kdedge.inputs import common_length
 from kdedge.mixing import EpochMixes, epoch_mixes
+from kdedge.prefetch import prefetch
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import AugmentRecipe
 
@@ -60,7 +62,12 @@ class Feed(Protocol):
     def __len__(self) -> int:
         """Samples."""
 
-    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+    def for_student(self, preprocessing: Preprocessing) -> Feed:
+        """The same samples for a net that takes what ``preprocessing`` makes; its guides take what they took."""
+
+    def batches(
+        self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
+    ) -> Generator[Batch, None, None]:
         """One batch for each of ``indices``.
 
         Args:
@@ -69,6 +76,7 @@ class Feed(Protocol):
             size: Pixels of the images that the net sees.
             indices: int64 [n] each, positions in the training split.
             device: Where the batches shall be.
+            guided: Whether guides look at them too, which want images in full size.
         """
 
 
@@ -90,10 +98,18 @@ class ImageFeed:
     def __len__(self) -> int:
         return len(self.data)
 
-    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+    def for_student(self, preprocessing: Preprocessing) -> ImageFeed:
+        """See ``Feed``: of images, teacher and student take the same."""
+        del preprocessing
+        return self
+
+    def batches(
+        self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
+    ) -> Generator[Batch, None, None]:
         """See ``Feed``."""
+        del guided
         views = epoch_views(len(self.data), self.augment, self.seed, stage, view)
-        mixes = self._mixes(views, stage, view)
+        mixes = mixes_of(self, views, stage, view)
         for index in indices:
             if mixes is None:
                 images, labels = views.apply(self.data.images[index], index), self.data.labels[index]
@@ -102,21 +118,69 @@ class ImageFeed:
             inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
             yield Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
 
-    def _mixes(self, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
-        wanted = self.augment
-        if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
-            return None  # QAT's ranges are those of real images
-        return epoch_mixes(
-            views,
-            self.data.labels,
-            self.classes,
-            self.seed,
-            stage,
-            view,
-            mixup_alpha=wanted.mixup_alpha,
-            cutmix_alpha=wanted.cutmix_alpha,
-            probability=wanted.mix_probability,
+
+@dataclass(frozen=True)
+class StreamFeed:
+    """Images decoded while the step before is computed."""
+
+    data: LazyImageSet
+    preprocessing: ImagePreprocessing
+    augment: AugmentRecipe
+    seed: int
+    classes: int
+
+    @property
+    def image_size(self) -> int:
+        """Pixels."""
+        return self.data.recipe.image_size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def for_student(self, preprocessing: Preprocessing) -> StreamFeed:
+        """See ``Feed``: of images, teacher and student take the same."""
+        del preprocessing
+        return self
+
+    def batches(
+        self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
+    ) -> Generator[Batch, None, None]:
+        """See ``Feed``. Without guides images are decoded straight to ``size``."""
+        decoded_size = self.image_size if guided else size
+        crops = EpochCrops(
+            self.seed, stage, view, (self.augment.crop_scale, 1.0), horizontal_flip=self.augment.horizontal_flip
         )
+        mixes = mixes_of(self, epoch_views(len(self.data), self.augment, self.seed, stage, view), stage, view)
+
+        def decode(index: Tensor) -> tuple[Tensor, Tensor]:
+            images = self.data.random_crops(index, crops, decoded_size)
+            if mixes is None:
+                return images, self.data.labels[index]
+            partners = self.data.random_crops(mixes.partner[index], crops, decoded_size)
+            return mixes.mix(images, partners, index)
+
+        threads = loader_threads(self.data.recipe)
+        for images, labels in prefetch(indices, decode, workers=threads, depth=threads):
+            inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
+            yield Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
+
+
+def mixes_of(feed: ImageFeed | StreamFeed, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
+    """How a feed's images are mixed, None where they are not: QAT's ranges are those of real images."""
+    wanted = feed.augment
+    if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
+        return None
+    return epoch_mixes(
+        views,
+        feed.data.labels,
+        feed.classes,
+        feed.seed,
+        stage,
+        view,
+        mixup_alpha=wanted.mixup_alpha,
+        cutmix_alpha=wanted.cutmix_alpha,
+        probability=wanted.mix_probability,
+    )
 
 
 @dataclass(frozen=True)
@@ -125,6 +189,7 @@ class PlainFeed:
 
     data: Examples
     preprocessing: Preprocessing
+    guide_preprocessing: Preprocessing
 
     @property
     def image_size(self) -> int:
@@ -134,21 +199,30 @@ class PlainFeed:
     def __len__(self) -> int:
         return len(self.data)
 
-    def batches(self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str) -> Iterator[Batch]:
+    def for_student(self, preprocessing: Preprocessing) -> PlainFeed:
+        """See ``Feed``."""
+        return PlainFeed(self.data, preprocessing, self.guide_preprocessing)
+
+    def batches(
+        self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
+    ) -> Generator[Batch, None, None]:
         """See ``Feed``; stage, view and size change nothing here."""
-        del stage, view, size
+        del stage, view, size, guided
         names = [spec.name for spec in self.preprocessing.inputs]
         for index in indices:
-            inputs = self.preprocessing.prepare(tuple(column[index].to(device) for column in self.data.columns))
+            columns = tuple(column[index].to(device) for column in self.data.columns)
+            inputs, guide_inputs = (p.prepare(columns) for p in (self.preprocessing, self.guide_preprocessing))
             mask = inputs[names.index("attention_mask")] if "attention_mask" in names else None
-            yield Batch(inputs, inputs, self.data.labels[index].to(device), mask)
+            yield Batch(inputs, guide_inputs, self.data.labels[index].to(device), mask)
 
 
 def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentRecipe, *, seed: int, classes: int) -> Feed:
     """The feed for a kind of data."""
     if isinstance(data, ImageSet) and isinstance(preprocessing, ImagePreprocessing):
         return ImageFeed(data, preprocessing, augment, seed, classes)
-    return PlainFeed(data, preprocessing)
+    if isinstance(data, LazyImageSet) and isinstance(preprocessing, ImagePreprocessing):
+        return StreamFeed(data, preprocessing, augment, seed, classes)
+    return PlainFeed(data, preprocessing, preprocessing)
 
 
 def channels_last(x: Tensor) -> Tensor:

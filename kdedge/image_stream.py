@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,8 @@ from kdedge.augment import generator_for
 from kdedge.encoded_images import EncodedImages, decode
 from kdedge.errors import DataError
 from kdedge.image_sources import centre_crop
+from kdedge.metrics import Metrics, score
+from kdedge.prefetch import prefetch
 from kdedge.recipe import DataRecipe
 
 Box = tuple[int, int, int, int]
@@ -114,6 +117,35 @@ class LazyImageSet:
             digest.update(f"{name}\0{size}\0{label}\n".encode())
         return digest.digest()
 
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The middle of every image, uint8 [N, C, s, s] of the recipe's size; ask it of a part of the set alone."""
+        return (self.middles(torch.arange(len(self))),)
+
+    def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """The middles of the images and their labels in order, ``size`` at a time, decoded ahead."""
+        indices = [*torch.arange(len(self)).split(size)]  # type: ignore[no-untyped-call]
+        threads = loader_threads(self.recipe)
+        images = prefetch(indices, self.middles, workers=threads, depth=threads)
+        for index, middles in zip(indices, images, strict=True):
+            yield (middles,), self.labels[index]
+
+    def middles(self, index: Tensor) -> Tensor:
+        """``centre_crops`` of the recipe's size; here every image counts, so one that cannot be read is an error."""
+        images, kept = self.centre_crops(index, self.recipe.image_size)
+        if len(kept) < len(index):
+            missing = int(index[~torch.isin(index, kept)][0])
+            raise DataError(
+                "an image to be scored cannot be read",
+                where=self.encoded.where(int(self.rows[missing])),
+                cure="Remove or replace it: only training images can be skipped while streaming",
+            )
+        return images
+
+    def score(self, logits: Tensor) -> Metrics:
+        """Accuracy and macro F1 of logits [N, classes]."""
+        return score(logits, self.labels)
+
     def random_crops(self, index: Tensor, crops: EpochCrops, size: int) -> Tensor:
         """Training images: the epoch's crop of every sample, resized to ``size``.
 
@@ -175,6 +207,11 @@ class LazyImageSet:
             if crop is not None:
                 return crop
         raise DataError("no image of a class can be read", where=self.encoded.where(int(self.rows[sample])))
+
+
+def loader_threads(recipe: DataRecipe) -> int:
+    """Threads that decode ahead."""
+    return recipe.loader_threads or min(16, os.cpu_count() or 1)
 
 
 def _resized_crop(image: Image.Image, box: Box, mirrored: bool, size: int, channels: int) -> np.ndarray:

@@ -25,6 +25,11 @@ class AnswerMetrics:
     exact_match: float
     f1: float
 
+    @property
+    def leading(self) -> tuple[str, float]:
+        """F1."""
+        return "f1", self.f1
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)

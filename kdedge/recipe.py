@@ -38,6 +38,9 @@ class DataRecipe:
         split_seed: Seed of the splits; apart from ``seed`` so that repeats share one test split.
         on_corrupt: ``error`` stops at an image that cannot be read; ``skip`` leaves it out and says so.
         train_limit: Train on so many samples alone, drawn evenly from the classes; 0 takes all. For trials.
+        streamed: Decode images when they are needed, for sets that do not fit into memory. Training then sees random
+            resized crops, evaluation the middle of each image.
+        loader_threads: Of streamed images: threads that decode ahead; 0 takes one for each processor, at most 16.
     """
 
     name: str
@@ -48,6 +51,8 @@ class DataRecipe:
     split_seed: int = 0
     on_corrupt: Literal["error", "skip"] = "error"
     train_limit: int = 0
+    streamed: bool = False
+    loader_threads: int = 0
 
     def __post_init__(self) -> None:
         _check(self.image_size >= 4, "data.image_size", "must be at least 4 px")
@@ -55,6 +60,7 @@ class DataRecipe:
         _check(0 < self.validation_fraction < 0.9, "data.validation_fraction", "must lie between 0 and 0.9")
         _check(0 < self.test_fraction < 0.9, "data.test_fraction", "must lie between 0 and 0.9")
         _check(self.train_limit >= 0, "data.train_limit", "must be 0 samples or more")
+        _check(self.loader_threads >= 0, "data.loader_threads", "must be 0 threads or more")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class AugmentRecipe:
         horizontal_flip: Mirror one image in two.
         rotation_deg: Rotate by a uniform angle within ± so many degrees.
         cutout: Side in pixels of a square blanked at a random place (DeVries & Taylor 2017); 0 for none.
+        crop_scale: Of streamed images: smallest share of the image's area that a random resized crop covers
+            (Szegedy et al. 2015, arXiv:1409.4842, section 6). Padding, rotation and cutout are for images in memory.
         mixup_alpha: Of the Beta distribution that blends two images and their labels (Zhang et al. 2018); 0 for none.
         cutmix_alpha: Of the Beta distribution of a rectangle pasted from another image (Yun et al. 2019); 0 for none.
         mix_probability: Share of the images that are mixed at all; where both kinds are on, each in half of them.
@@ -75,6 +83,7 @@ class AugmentRecipe:
     horizontal_flip: bool = True
     rotation_deg: float = 0.0
     cutout: int = 0
+    crop_scale: float = 0.08
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_probability: float = 1.0
@@ -83,6 +92,7 @@ class AugmentRecipe:
         _check(self.crop_padding >= 0, "augment.crop_padding", "must be 0 px or more")
         _check(0 <= self.rotation_deg <= 180, "augment.rotation_deg", "must lie between 0 and 180")
         _check(self.cutout >= 0, "augment.cutout", "must be 0 px or more")
+        _check(0 < self.crop_scale <= 1, "augment.crop_scale", "must lie in (0, 1]")
         _check(self.mixup_alpha >= 0, "augment.mixup_alpha", "must be 0 or more")
         _check(self.cutmix_alpha >= 0, "augment.cutmix_alpha", "must be 0 or more")
         _check(0 <= self.mix_probability <= 1, "augment.mix_probability", "must lie between 0 and 1")

@@ -16,10 +16,13 @@ from kdedge.checkpoint import save_tensors
 from kdedge.data import DataSplits
 from kdedge.errors import KdedgeError, ModelError
 from kdedge.examples import Preprocessing
-from kdedge.files import read_json, write_json
+from kdedge.files import read_json, write_atomic, write_json
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
+from kdedge.text import TextNet
+from kdedge.text_teacher import check_fits, find_text_teacher, label_order, reorder
+from kdedge.tokenization import TextPreprocessing
 
 WEIGHTS = "teacher.safetensors"
 CARD = "teacher.json"
@@ -56,15 +59,22 @@ def find_teacher(
     Raises:
         ModelError: unknown, unreadable, or of another number of classes than the data.
     """
+    if recipe.is_text:
+        return _text(spec or recipe.teacher.model, recipe, splits, preprocessing)
+    return _of_images(spec, recipe, splits, preprocessing)
+
+
+def _of_images(
+    spec: str | None, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: Preprocessing
+) -> Teacher:
     classes, shape = len(splits.labels), preprocessing.inputs[0].shape
     if spec is None or spec in models.TEACHERS:
         own = recipe.teacher if spec is None else dataclasses.replace(recipe.teacher, model=spec)
         return Teacher(models.build(own, models.TEACHERS, classes, shape), own.model, own)
     path = Path(spec).expanduser()
-    if path.is_dir() and (path / CARD).is_file():
-        return load_teacher(path, splits, shape)
-    if path.name == WEIGHTS and path.is_file():
-        return load_teacher(path.parent, splits, shape)
+    written_here = path.parent if path.name == WEIGHTS else path
+    if (written_here / CARD).is_file():
+        return load_teacher(written_here, splits, preprocessing)
     if path.is_file():
         return _state_dict(path, recipe.teacher, splits, shape)
     if ":" in spec and "/" not in spec:
@@ -79,13 +89,26 @@ def find_teacher(
     )
 
 
+def _text(spec: str, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: Preprocessing) -> Teacher:
+    path = Path(spec).expanduser()
+    folder = path.parent if path.name == WEIGHTS else path
+    if (folder / CARD).is_file():
+        return load_teacher(folder, splits, preprocessing)
+    text = cast(TextPreprocessing, preprocessing)
+    net, to_train = find_text_teacher(spec, recipe.task, splits.labels, text)
+    return Teacher(net, spec, recipe.teacher if to_train else None)
+
+
 def save_teacher(
     folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits[Any], preprocessing: Preprocessing
 ) -> None:
     """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
     save_tensors(net, folder / WEIGHTS)
+    for name, text in preprocessing.files().items():
+        write_atomic(folder / name, text)
     card = {
         "format_version": 1,
+        "net": net.describe() if isinstance(net, TextNet) else None,
         "model": dataclasses.asdict(recipe),
         "labels": list(splits.labels),
         "shape": list(preprocessing.inputs[0].shape),
@@ -94,11 +117,11 @@ def save_teacher(
     write_json(folder / CARD, card)
 
 
-def load_teacher(folder: Path, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
-    """A teacher that kdedge wrote, put behind its own preprocessing where that differs.
+def load_teacher(folder: Path, splits: DataSplits[Any], preprocessing: Preprocessing) -> Teacher:
+    """A teacher that kdedge wrote, its logits in the order of the data's classes.
 
     Raises:
-        ModelError: damaged, or its classes or image size are not the data's.
+        ModelError: damaged, or its classes, image size or tokenizer are not the data's.
     """
     from safetensors.torch import load_file
 
@@ -120,12 +143,37 @@ def load_teacher(folder: Path, splits: DataSplits[Any], shape: models.Shape) -> 
     if set(labels) != set(splits.labels):
         odd = sorted(set(labels) ^ set(splits.labels))
         raise ModelError(f"the teacher's classes are not the data's: {', '.join(odd[:6])}", where=folder)
+    if card.get("net") is not None:
+        return _written_text_net(folder, card, tensors, cast(TextPreprocessing, preprocessing), splits.labels)
+    shape = preprocessing.inputs[0].shape
     if wanted != shape:
         raise ModelError(f"the teacher wants inputs of {wanted}, the recipe gives {shape}", where=folder)
     net = models.build(recipe, models.TEACHERS, len(labels), shape)
     _load(net, tensors, folder)
     wrapped = _Adapted(net, None, None, _order(labels, splits.labels)) if labels != splits.labels else net
     return Teacher(wrapped, recipe.model)
+
+
+def _written_text_net(
+    folder: Path,
+    card: dict[str, Any],
+    tensors: dict[str, Tensor],
+    preprocessing: TextPreprocessing,
+    labels: tuple[str, ...],
+) -> Teacher:
+    net = TextNet.from_description(card["net"])
+    theirs, ours = (str(values["tokenizer_sha256"])[:12] for values in (card["preprocessing"], preprocessing.to_dict()))
+    if theirs != ours:
+        raise ModelError(
+            f"the teacher was trained with tokenizer {theirs}…, the run has {ours}…",
+            where=folder,
+            cure="Leave text.tokenizer out: the teacher's folder holds its own",
+        )
+    check_fits(net, preprocessing, str(folder))
+    _load(net, tensors, folder)
+    if labels:
+        reorder(net, label_order(card["labels"], labels, folder))
+    return Teacher(net, str(card["model"]["model"]))
 
 
 def _model_recipe(values: dict[str, Any]) -> ModelRecipe:

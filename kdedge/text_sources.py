@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdedge.errors import DataError
-from kdedge.image_sources import parts_for
+from kdedge.image_sources import digest, parts_for
 from kdedge.text_tables import TextTable, read_tables
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,14 @@ class TextSet:
         rows = index.tolist()
         pairs = None if self.pairs is None else tuple(self.pairs[row] for row in rows)
         return TextSet(tuple(self.texts[row] for row in rows), self.labels[index], pairs)
+
+    def relabelled(self, order: Tensor) -> TextSet:
+        """The same sentences with label i as ``order[i]``."""
+        return TextSet(self.texts, order[self.labels], self.pairs)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 over sentences and labels."""
+        return hashlib.sha256(json.dumps([self.texts, self.pairs]).encode() + digest(self.labels)).digest()
 
 
 def read_sentences(source: str, split: str | None = None) -> tuple[dict[str, TextSet], tuple[str, ...]]:

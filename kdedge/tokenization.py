@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,12 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from kdedge.errors import ArtifactError, ModelError
+from kdedge.inputs import InputSpec, token_inputs
+
+if TYPE_CHECKING:
+    from kdedge.examples import Examples
+    from kdedge.text_examples import QuestionPart
+    from kdedge.text_sources import TextSet
 
 TOKENIZER = "tokenizer.json"
 PAD_TOKENS = ("[PAD]", "<pad>")
@@ -49,10 +55,11 @@ class TokenSet:
         types = None if self.token_type_ids is None else self.token_type_ids[index]
         return TokenSet(self.input_ids[index], self.attention_mask[index], types, self.cut[index])
 
-    def inputs(self) -> tuple[Tensor, ...]:
-        """As a net in torch takes them, in the order of ``inputs.token_inputs``: int64 [N, L] each."""
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The tensors in the order of ``inputs.token_inputs``."""
         tensors = (self.input_ids, self.attention_mask, self.token_type_ids)
-        return tuple(tensor.long() for tensor in tensors if tensor is not None)
+        return tuple(tensor for tensor in tensors if tensor is not None)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenSet]) -> TokenSet:
@@ -129,6 +136,37 @@ class TextPreprocessing:
             )
         return made
 
+    kind: ClassVar[str] = "text"
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Token ids, mask, and token types where the net tells segments apart."""
+        return token_inputs(self.max_length, token_types=self.token_types)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary, added ones included."""
+        return int(self.tokenizer().get_vocab_size())
+
+    def prepare(self, columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Columns of a ``TokenSet`` -> int64 [N, L] each; token types are left out where the net has none."""
+        return tuple(column.long() for column in columns[: len(self.inputs)])
+
+    def encode(self, part: TextSet | QuestionPart) -> Examples:
+        """Tokens of the sentences, or windows over the contexts of the questions."""
+        from kdedge.text_examples import QuestionExamples, QuestionPart, SentenceExamples
+
+        if isinstance(part, QuestionPart):
+            from kdedge.questions import question_windows
+
+            windows = question_windows(part.questions, self)
+            return QuestionExamples(windows, part.questions, self.n_best, self.max_answer_length)
+        return SentenceExamples(self.encode_sentences(part.texts, part.pairs), part.labels)
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer."""
+        return {TOKENIZER: self.tokenizer_json}
+
     @property
     def room(self) -> int:
         """Tokens that the two texts of a pair share, the special ones apart."""
@@ -187,7 +225,7 @@ class TextPreprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; the tokenizer as its SHA-256, for it is kept beside them."""
         data = asdict(self)
-        return {"tokenizer_sha256": _sha256(data.pop("tokenizer_json")), **data}
+        return {"kind": self.kind, "tokenizer_sha256": _sha256(data.pop("tokenizer_json")), **data}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], tokenizer_json: str) -> TextPreprocessing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -65,32 +66,34 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             if first == 0:
                 at.loss_sum, at.right, at.seen = 0.0, 0, 0
             indices = [order[number * batch : (number + 1) * batch] for number in range(first, per_epoch)]
-            samples = data.batches(stage.name, view, size, indices, setting.device)
-            for index, whole in zip(indices, samples, strict=True):
-                given = whole.shortened() if getattr(net, "any_length", False) else whole
-                guide = _guide(stage, given, cache, view=view, index=index)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, at.step, total)
-                if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
-                    observe(net, False)
-                loss, right = train_step(net, optimizer, stage, given, guide)
-                _require_finite(loss, stage.name, at.step, index)
-                run.average_weights()
-                at.add(loss, right, len(index))
-                at.elapsed_s = before_s + time.monotonic() - started
-                setting.progress.step(
-                    at.step,
-                    epoch=epoch,
-                    loss=at.loss_sum / at.seen,
-                    accuracy=at.right / at.seen,
-                    images_per_s=at.step * batch / at.elapsed_s,
-                )
-                if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
-                    run.save()
-                    last_saved = time.monotonic()
-                if interrupt.asked:
-                    setting.progress.end(stage.name)
-                    raise KeyboardInterrupt
+            guided = bool(stage.guides) and stage.objective.needs_guides
+            samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
+            with closing(samples):
+                for index, whole in zip(indices, samples, strict=True):
+                    given = whole.shortened() if getattr(net, "any_length", False) else whole
+                    guide = _guide(stage, given, cache, view=view, index=index)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(recipe, at.step, total)
+                    if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
+                        observe(net, False)
+                    loss, right = train_step(net, optimizer, stage, given, guide)
+                    _require_finite(loss, stage.name, at.step, index)
+                    run.average_weights()
+                    at.add(loss, right, len(index))
+                    at.elapsed_s = before_s + time.monotonic() - started
+                    setting.progress.step(
+                        at.step,
+                        epoch=epoch,
+                        loss=at.loss_sum / at.seen,
+                        accuracy=at.right / at.seen,
+                        images_per_s=at.step * batch / at.elapsed_s,
+                    )
+                    if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
+                        run.save()
+                        last_saved = time.monotonic()
+                    if interrupt.asked:
+                        setting.progress.end(stage.name)
+                        raise KeyboardInterrupt
             run.end_epoch(at.step // per_epoch)
     at.elapsed_s = before_s + time.monotonic() - started
     set_mode(net, stage, 1.0)

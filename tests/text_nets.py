@@ -9,7 +9,7 @@ import torch
 from kdedge import quantize, text
 from kdedge.bundle import FLOAT_WEIGHTS, INT8_STATE, Bundle
 from kdedge.inputs import InputSpec, examples
-from kdedge.preprocessing import Preprocessing
+from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe_file import load_recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -115,4 +115,4 @@ def write(folder: Path, net: text.TextNet, prepared: GraphModule) -> TextBundle:
         "versions": {},
     }
     labels = tuple(f"class {index}" for index in range(net.config.classes))
-    return TextBundle(folder, manifest, load_recipe("digits"), labels, Preprocessing((1, 1), 1, (0.0,), (1.0,)))
+    return TextBundle(folder, manifest, load_recipe("digits"), labels, ImagePreprocessing((1, 1), 1, (0.0,), (1.0,)))

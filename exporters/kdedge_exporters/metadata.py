@@ -77,6 +77,7 @@ def describe(
         "task": bundle.task,
         "labels": list(bundle.labels),
         "preprocessing": bundle.preprocessing.to_dict(),
+        **_files(bundle),
         # How the data were split: whoever scores the file later gets the test images that training never saw.
         "splits": {
             "validation_fraction": bundle.recipe.data.validation_fraction,
@@ -94,6 +95,14 @@ def describe(
         "bundle_id": bundle.bundle_id,
         "float_ops": [dict(op) for op in float_ops],
     }
+
+
+def _files(bundle: Bundle) -> dict[str, dict[str, str]]:
+    """What preprocessing needs beside its values, such as a tokenizer, packed; nothing for images."""
+    from kdedge.tokenization import pack_tokenizer
+
+    files = bundle.preprocessing.files()
+    return {"files": {name: pack_tokenizer(text) for name, text in files.items()}} if files else {}
 
 
 def encode(document: Mapping[str, Any]) -> str:

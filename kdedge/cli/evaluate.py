@@ -83,8 +83,8 @@ def _artifact(path: Path, data: str | None, split: str, runtime: str | None, thr
     artifact = load_artifact(path, runtime, threads)
     found = samples.for_artifact(artifact.metadata, path, data, split)
 
-    def predict(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(artifact.predict(images.contiguous().numpy()))
+    def predict(*inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(artifact.predict([x.contiguous().numpy() for x in inputs]))
 
     scores = run(predict, found.data, found.preprocessing)
     return _document(path, scores, dict(artifact.runtime), artifact.precision, found)

@@ -59,6 +59,10 @@ def export(
     show(result)
 
 
+COMPARED_STREAMED = 2000
+"""Images on which an artifact is compared where the data set does not fit into memory."""
+
+
 def export_with_parity(
     bundle: Bundle,
     format_: str,
@@ -82,14 +86,14 @@ def export_with_parity(
 
     if format_ not in EXPORTERS:
         raise UserError(f"no format '{format_}'", where="--format", cure=f"It is one of {', '.join(EXPORTERS)}")
-    found = samples.for_bundle(bundle, data, split)
+    found = samples.for_bundle(bundle, data, split).at_most(COMPARED_STREAMED)
     wanted = bundle.recipe.tolerance
     return run(
         bundle,
         format_,
         precision=precision,
         out=out,
-        samples=(found.preprocessing.prepare(found.data.columns)[0], found.data.labels),
+        samples=(found.preprocessing.prepare(found.data.columns), found.data.labels),
         accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
         min_agreement=wanted.agreement if agreement is None else agreement,
         io=io,

@@ -28,6 +28,17 @@ class Samples:
     source: str
     split: str
 
+    def at_most(self, count: int) -> Samples:
+        """Of streamed images so many, evenly spaced over the split; of all other data the whole split."""
+        import torch
+
+        from kdedge.image_stream import LazyImageSet
+
+        if not isinstance(self.data, LazyImageSet) or len(self.data) <= count:
+            return self
+        index = torch.arange(count) * len(self.data) // count
+        return Samples(self.data.take(index), self.preprocessing, self.source, self.split)
+
 
 def for_bundle(bundle: Bundle, data: str | None, split: str) -> Samples:
     """The split of the data that the bundle was trained on, or of ``data``.
@@ -59,6 +70,7 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
     from kdedge.data import load_evaluation
     from kdedge.recipe import DataRecipe
     from kdedge.tasks import restore_preprocessing
+    from kdedge.tokenization import unpack_tokenizer
 
     if metadata is None:
         raise ArtifactError("the file carries no kdedge metadata: its preprocessing and labels are unknown", where=path)
@@ -67,7 +79,8 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
             "an artifact does not say where its data are", where=path, cure="Name them with --data, e.g. --data digits"
         )
     said = metadata["preprocessing"]
-    preprocessing = restore_preprocessing(said, metadata.get("files", {}))
+    files = {name: unpack_tokenizer(packed) for name, packed in metadata.get("files", {}).items()}
+    preprocessing = restore_preprocessing(said, files)
     sizes = {"image_size": said["image_size"][0], "channels": said["channels"]} if preprocessing.kind == "image" else {}
     recipe = DataRecipe(name=data, **sizes, **metadata.get("splits", {}))
     chosen = load_evaluation(recipe, data, split, metadata["labels"], metadata["task"])

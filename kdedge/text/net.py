@@ -67,6 +67,8 @@ class TextNet(nn.Module):
 
     model: Any  # transformers' classes carry no types that mypy could follow
     masking: Tensor
+    any_length = True
+    """Batches may be cut to their longest text; a captured graph has one length."""
 
     def __init__(self, config: TextConfig, model: nn.Module | None = None) -> None:
         super().__init__()

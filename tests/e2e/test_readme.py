@@ -23,6 +23,9 @@ SHORTENED = {
     "cifar10-cpu": [
         "teacher.model=mlp", "teacher.training.epochs=0", "student.training.epochs=0", "qat.training.epochs=0"
     ],
+    "sst2-minilm-cpu": [
+        "data.train_limit=64", "teacher.training.epochs=0", "student.training.epochs=1", "qat.training.epochs=0"
+    ],
     # The demo's test trains this recipe in full.
     "digits": ["teacher.training.epochs=1", "student.training.epochs=2", "qat.training.epochs=1"],
 }  # fmt: skip

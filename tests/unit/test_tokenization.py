@@ -97,9 +97,11 @@ def test_tokens_of_a_pair(bert: Path) -> None:
 
 def test_inputs_are_in_the_order_of_their_names(bert: Path) -> None:
     for token_types in (True, False):
-        tokens = preprocessing(bert, token_types=token_types).encode_sentences(TEXTS, TEXTS)
-        inputs = tokens.inputs()
+        made = preprocessing(bert, token_types=token_types)
+        tokens = made.encode_sentences(TEXTS, TEXTS)
+        inputs = made.prepare(tokens.columns)
         specs = token_inputs(16, token_types=token_types)
+        assert made.inputs == specs
         assert [tuple(x.shape[1:]) for x in inputs] == [spec.shape for spec in specs]
         assert all(x.dtype == torch.int64 for x in inputs)
         named = dict(zip((spec.name for spec in specs), inputs, strict=True))
