@@ -1,12 +1,15 @@
 """What a recipe reaches, by the commands that users type: teacher, student alone, student distilled, int8, artifacts.
 
-For each seed: `kdedge distill` twice (as the recipe says, and with distillation.alpha=0: the same student on labels
-alone), `kdedge export` and `kdedge eval` for both formats. A seed's figures are kept as a JSON file in
-``benchmarks/results/RECIPE`` with the recipe's hash, the versions and the machine; a seed that is there is not run
-again. Then prints one markdown table over all seeds of this recipe: accuracies on the test split, seconds, versions.
-Long: as long as the recipe. Interrupted, it goes on where it was.
+For each seed: `kdedge distill` as the recipe says, and once more for the same student on labels alone; `kdedge export`
+and `kdedge eval` for both formats. `--against NAME KEY=VALUE ...` adds a run with other settings, such as another loss,
+that follows the same teacher; `--set` changes the recipe for all of them, such as data.train_limit. A seed's figures
+are kept as a JSON file under ``benchmarks/results`` with the recipe's hash, versions and machine; what is there is not
+run again. Then prints one markdown table over all seeds: scores on the test split, seconds, versions. Long: as long
+as the recipe. Interrupted, it goes on where it was.
 
 Run: python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
+     python benchmarks/recipe_table.py cifar10-cpu --data ... --out ... --set data.train_limit=10000 --against dkd \
+         distillation.loss=dkd
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from kdedge.files import write_json
+from kdedge.metrics import WORDS
 from kdedge.recipe_file import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-ROLES = ("teacher", "student alone (labels)", "student, distilled", "student, int8 (torch)", "int8 ONNX", "int8 TFLite")
+TEACHER, ALONE, DISTILLED, INT8 = "teacher", "student alone (labels)", "student, distilled", "student, int8 (torch)"
+ARTIFACTS = {"onnx": "int8 ONNX", "tflite": "int8 TFLite"}
+NO_TEACHER = ["distillation.alpha=0", "distillation.hidden_weight=0", "distillation.attention_weight=0"]
 
 
 def kdedge(*words: str) -> dict[str, Any]:
@@ -38,32 +44,45 @@ def kdedge(*words: str) -> dict[str, Any]:
 
 
 def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train, export and score one seed: accuracy by role, parity, seconds by stage, where and with what."""
+    """Train, export and score one seed: scores by role, parity, seconds by stage, where and with what."""
     out: Path = options.out / f"seed{seed}"
-    common = [options.recipe, f"--data={options.data}", f"--set=seed={seed}", "--resume"]
-    distilled = kdedge("distill", *common, "--out", str(out / "distilled"))
-    labels_only = ["--set=distillation.alpha=0", "--set=qat.training.epochs=0"]
-    alone = kdedge("distill", *common, *labels_only, "--out", str(out / "alone"))
-    metrics = distilled["metrics"]
-    accuracy = {
-        ROLES[0]: metrics["teacher"]["accuracy"],
-        ROLES[1]: alone["metrics"]["student_float"]["accuracy"],
-        ROLES[2]: metrics["student_float"]["accuracy"],
-        ROLES[3]: metrics["student_int8"]["accuracy"],
+
+    def distill(name: str, *overrides: str, teacher: Path | None = None) -> dict[str, Any]:
+        settings = [f"--set={setting}" for setting in (f"seed={seed}", *options.set, *overrides)]
+        spec = [] if teacher is None else [f"--teacher={teacher}"]
+        common = [options.recipe, f"--data={options.data}", "--out", str(out / name), "--resume"]
+        return kdedge("distill", *common, *settings, *spec)
+
+    distilled = distill("distilled")
+    alone = distill("alone", *NO_TEACHER, "qat.training.epochs=0")
+    scores = {
+        TEACHER: distilled["metrics"]["teacher"],
+        ALONE: alone["metrics"]["student_float"],
+        DISTILLED: distilled["metrics"]["student_float"],
+        INT8: distilled["metrics"]["student_int8"],
     }
     parity = {}
-    for role, format_ in ((ROLES[4], "onnx"), (ROLES[5], "tflite")):
+    for format_, role in ARTIFACTS.items():
         artifact = str(out / f"student-int8.{format_}")
         parity[format_] = kdedge("export", distilled["bundle"], "--format", format_, "--out", artifact)["parity"]
-        accuracy[role] = kdedge("eval", artifact, f"--data={options.data}")["metrics"]["accuracy"]
+        scores[role] = kdedge("eval", artifact, f"--data={options.data}")["metrics"]
+    time_s = {"distilled": distilled["time_s"], "alone": alone["time_s"]}
+    for name, *overrides in options.against:
+        other = distill(name, *overrides, teacher=out / "distilled" / "teacher")
+        time_s[name] = other["time_s"]
+        for key, what in (("student_float", name), ("student_int8", f"{name}, int8 (torch)")):
+            if other["metrics"][key] is not None:
+                scores[what] = other["metrics"][key]
     manifest = json.loads((Path(distilled["bundle"]) / "manifest.json").read_text())
     return {
         "seed": seed,
-        "recipe_sha256": load_recipe(options.recipe).sha256,
-        "n": metrics["student_int8"]["n"],
-        "accuracy": accuracy,
+        "recipe_sha256": load_recipe(options.recipe, options.set).sha256,
+        "settings": options.set,
+        "against": options.against,
+        "n": scores[TEACHER]["n"],
+        "scores": scores,
         "parity": parity,
-        "time_s": {"distilled": distilled["time_s"], "alone": alone["time_s"]},
+        "time_s": time_s,
         "energy_j": distilled["energy_j"],
         "unmeasured": distilled["unmeasured"],
         "versions": manifest["versions"],
@@ -87,19 +106,28 @@ def machine() -> dict[str, Any]:
 
 def table(recipe: str, runs: list[dict[str, Any]]) -> str:
     """The markdown table and the lines under it."""
-    lines = [f"| {recipe}, {runs[0]['n']} test images | accuracy, {len(runs)} seed(s) |", "|---|---|"]
-    for role in ROLES:
-        lines.append(f"| {role} | {mean_and_spread([run['accuracy'][role] for run in runs], 4)} |")
-    gains = [100 * (run["accuracy"][ROLES[2]] - run["accuracy"][ROLES[1]]) for run in runs]
-    seconds = [run["time_s"]["distilled"]["total"] for run in runs]
     first = runs[0]
+    figures = [name for name in WORDS if name in first["scores"][TEACHER]]
+    settings = "".join(f", {setting}" for setting in first["settings"])
+    lines = [
+        f"| {recipe}{settings}, n = {first['n']}, {len(runs)} seed(s) | {' | '.join(WORDS[f] for f in figures)} |",
+        "|---" * (1 + len(figures)) + "|",
+    ]
+    for role in first["scores"]:
+        cells = [mean_and_spread([run["scores"][role][figure] for run in runs], 4) for figure in figures]
+        lines.append(f"| {role} | {' | '.join(cells)} |")
+    leading = figures[-1] if "exact_match" in figures else figures[0]
+    rivals = [ALONE, *(name for name, *_ in first["against"])]
+    lines.append("")
+    for rival in rivals:
+        gains = [100 * (run["scores"][DISTILLED][leading] - run["scores"][rival][leading]) for run in runs]
+        lines.append(f"{DISTILLED} over {rival}: {mean_and_spread(gains, 2)} points of {WORDS[leading]}, seed by seed.")
+    seconds = [run["time_s"]["distilled"]["total"] for run in runs]
     stages = ", ".join(f"{k} {v:.0f} s" for k, v in first["time_s"]["distilled"].items() if k != "total")
+    agreement = min(parity["agreement"] for run in runs for parity in run["parity"].values())
     lines += [
-        "",
-        f"Distilling gains {mean_and_spread(gains, 2)} points over labels alone, seed by seed.",
         f"Training: {mean_and_spread(seconds, 0)} s; seed {first['seed']}: {stages}.",
-        f"Smallest agreement of an artifact with the int8 student: "
-        f"{min(p['agreement'] for run in runs for p in run['parity'].values()):.4f}.",
+        f"Smallest agreement of an artifact with the int8 student: {agreement:.4f}.",
         f"torch {first['versions']['torch']}, Python {first['versions']['python']}; {first['machine']}",
     ]
     return "\n".join(lines)
@@ -118,16 +146,22 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: print what was measured before")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs")
+    parser.add_argument("--against", action="append", nargs="+", default=[], metavar=("NAME", "KEY=VALUE"))
+    parser.add_argument("--name", help="of the folder of results; the recipe's name by default")
     options = parser.parse_args()
-    folder = RESULTS / options.recipe
-    wanted = load_recipe(options.recipe).sha256
+    folder = RESULTS / (options.name or options.recipe)
+    wanted = {"recipe_sha256": load_recipe(options.recipe, options.set).sha256, "against": options.against}
+
+    def is_wanted(run: dict[str, Any]) -> bool:
+        return all(run.get(key) == value for key, value in wanted.items())
+
     for seed in options.seeds:
         path = folder / f"seed{seed}.json"
-        if path.exists() and json.loads(path.read_text())["recipe_sha256"] == wanted:
-            continue
-        write_json(path, one_seed(options, seed))
+        if not (path.exists() and is_wanted(json.loads(path.read_text()))):
+            write_json(path, one_seed(options, seed))
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed*.json"))]
-    runs = [run for run in runs if run["recipe_sha256"] == wanted]
+    runs = [run for run in runs if is_wanted(run)]
     print(table(options.recipe, runs) if runs else f"no seed of this {options.recipe} was measured yet")
 
 

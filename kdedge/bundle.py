@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
-from kdedge.examples import Preprocessing
 from kdedge.files import read_json, sha256_file, write_json
 from kdedge.inputs import InputSpec, examples
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
-from kdedge.tasks import restore_preprocessing
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.fx import GraphModule
+
+    from kdedge.examples import Preprocessing
 
 FORMAT = "kdedge-bundle"
 FORMAT_VERSION = 1
@@ -163,6 +163,8 @@ class Bundle:
         Raises:
             BundleError: missing, foreign, of a newer format, damaged; names the file and the reason.
         """
+        from kdedge.tasks import restore_preprocessing
+
         path = Path(path)
         manifest = _read_manifest(path)
         for name, entry in manifest["files"].items():

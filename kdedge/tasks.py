@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from kdedge.data import DataSplits
 from kdedge.errors import ModelError
-from kdedge.examples import Preprocessing
 from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe, Task
+
+if TYPE_CHECKING:
+    from kdedge.data import DataSplits
+    from kdedge.examples import Preprocessing
 
 NOUNS: dict[Task, str] = {
     "image-classification": "images",
@@ -31,6 +31,8 @@ def _fit_images(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | N
     del teacher
     if not recipe.data.streamed:
         return measure_preprocessing(splits.train.images)
+    import torch
+
     generator = torch.Generator().manual_seed(recipe.data.split_seed)
     some = torch.randperm(len(splits.train), generator=generator)[:MEASURED_IMAGES]
     return measure_preprocessing(splits.train.take(some).columns[0])
