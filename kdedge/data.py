@@ -184,10 +184,19 @@ def _questions(name: str, recipe: DataRecipe, split: str | None) -> Parts:
     return {part: QuestionPart(questions) for part, questions in read_questions(name, split).items()}, ()
 
 
+def _vectors(name: str, recipe: DataRecipe, split: str | None) -> Parts:
+    from kdedge.vector_sources import read_vectors
+
+    del recipe
+    parts, labels = read_vectors(name, split)
+    return dict(parts), labels
+
+
 READERS: dict[Task, Callable[[str, DataRecipe, str | None], Parts]] = {
     "image-classification": _images,
     "text-classification": _sentences,
     "question-answering": _questions,
+    "vector-classification": _vectors,
 }
 """Task -> function that reads a source: its parts and the names of its classes."""
 

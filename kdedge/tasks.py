@@ -64,10 +64,18 @@ def _fit_text(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | Non
     )
 
 
+def _fit_vectors(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | None) -> Preprocessing:
+    from kdedge.vector_sources import FeaturePreprocessing
+
+    del recipe, teacher
+    return FeaturePreprocessing.measured(splits.train.features)
+
+
 FIT: dict[Task, Callable[[DistillRecipe, DataSplits[Any], str | None], Preprocessing]] = {
     "image-classification": _fit_images,
     "text-classification": _fit_text,
     "question-answering": _fit_text,
+    "vector-classification": _fit_vectors,
 }
 """Task -> function that makes the preprocessing from the recipe, the training split alone, and ``--teacher``."""
 
@@ -83,9 +91,17 @@ def _restore_text(data: Mapping[str, Any], files: Mapping[str, str]) -> Preproce
     return TextPreprocessing.from_dict(dict(data), files[TOKENIZER])
 
 
+def _restore_vectors(data: Mapping[str, Any], files: Mapping[str, str]) -> Preprocessing:
+    from kdedge.vector_sources import FeaturePreprocessing
+
+    del files
+    return FeaturePreprocessing.from_dict(data)
+
+
 RESTORE: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], Preprocessing]] = {
     "image": _restore_images,
     "text": _restore_text,
+    "features": _restore_vectors,
 }
 """Kind -> function that makes the preprocessing from ``to_dict``'s values and ``files``."""
 

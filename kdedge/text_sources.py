@@ -79,7 +79,7 @@ def read_sentences(source: str, split: str | None = None) -> tuple[dict[str, Tex
         DataError: missing, empty, damaged or unusable; names the file and the row.
     """
     tables = labelled(read_tables(source), LABEL_COLUMNS)
-    labels, names = _labels(tables)
+    labels, names = class_labels(tables)
     if len(names) < 2:
         raise DataError(f"found {len(names)} class, at least 2 are needed", where=source)
     columns = _text_columns(next(iter(tables.values())))
@@ -132,7 +132,7 @@ def _text_set(table: TextTable, columns: tuple[str, ...], labels: Tensor) -> Tex
     return TextSet(texts, labels, pairs[0] if pairs else None)
 
 
-def _labels(tables: Mapping[str, TextTable]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def class_labels(tables: Mapping[str, TextTable]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Labels int64 [N] by split, and the names of the classes."""
     columns = {part: next(name for name in LABEL_COLUMNS if name in table.columns) for part, table in tables.items()}
     values = {part: _label_values(table, columns[part]) for part, table in tables.items()}
