@@ -19,6 +19,7 @@ from kdedge.files import atomic_path, sha256_file, write_json
 if TYPE_CHECKING:
     import torch
     from kdedge.bundle import Bundle
+    from kdedge.metrics import Scores
 
     from kdedge_exporters.parity import ParityRecord
 
@@ -101,6 +102,7 @@ def export(
     accuracy_tolerance: float | None = None,
     min_agreement: float | None = None,
     io: str = "float32",
+    score: Callable[[torch.Tensor], Scores] | None = None,
 ) -> ExportResult:
     """Write an artifact and its parity record; keep neither unless the artifact passes.
 
@@ -114,6 +116,7 @@ def export(
         accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.005.
         min_agreement: Least share of equal arg-maxes; default 0.99.
         io: ``float32``, or ``int8`` for an int8 TFLite file without conversions at its borders.
+        score: The scores of the task from the logits of all samples (``Examples.score``); None compares accuracy.
 
     Raises:
         UserError: unknown format, precision or io; the file cannot be written.
@@ -128,7 +131,7 @@ def export(
         float_ops = EXPORTERS[format](bundle, precision, temporary, io)
         record = None
         if samples is not None:
-            record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement)
+            record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score)
         result = ExportResult(
             artifact=path,
             format=format,
@@ -153,6 +156,7 @@ def _parity(
     samples: Samples,
     accuracy_tolerance: float | None,
     min_agreement: float | None,
+    score: Callable[[torch.Tensor], Scores] | None,
 ) -> ParityRecord:
     """Compare and refuse; the artifact is opened as a user would open it."""
     from kdedge import quantize
@@ -171,6 +175,7 @@ def _parity(
         step=step,
         accuracy_tolerance=parity.ACCURACY_TOLERANCE if accuracy_tolerance is None else accuracy_tolerance,
         min_agreement=parity.MIN_AGREEMENT if min_agreement is None else min_agreement,
+        score=score,
     )
     record.require()
     return record

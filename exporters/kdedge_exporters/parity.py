@@ -11,6 +11,7 @@ from kdedge.errors import ParityError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from kdedge.metrics import Scores
     from numpy.typing import NDArray
 
     from kdedge_exporters.artifact import Artifact
@@ -28,12 +29,16 @@ class ParityRecord:
         n: Samples compared.
         agreement: Share of equal arg-maxes over the last axis of the logits, in [0, 1]; a sample of question answering
             counts with two, start and end.
-        accuracy_student: Of the student in torch (int8 for an int8 artifact, else float), in [0, 1].
+        accuracy_student: Of the student in torch (int8 for an int8 artifact, else float), in [0, 1]; in question
+            answering the share of right places, start and end.
         accuracy_artifact: Of the artifact in its runtime, in [0, 1].
+        scores_student: The student's scores of the task, by name; None where only labels were given.
+        scores_artifact: The artifact's.
         difference_mean: Mean absolute difference of the logits, in units of ``difference_unit``.
         difference_max: Largest one.
         difference_unit: ``steps`` (of the logits' quantisation) or ``logit``.
-        accuracy_tolerance: How far the artifact's accuracy may lie below the student's.
+        leading: Name of the figure that decides: F1 in question answering, else accuracy.
+        accuracy_tolerance: How far that figure of the artifact may lie below the student's.
         min_agreement: The least agreement that passes.
         runtime: Name and version of the artifact's runtime.
     """
@@ -48,16 +53,20 @@ class ParityRecord:
     accuracy_tolerance: float
     min_agreement: float
     runtime: dict[str, str]
+    scores_student: dict[str, Any] | None = None
+    scores_artifact: dict[str, Any] | None = None
+    leading: str = "accuracy"
 
     @property
     def failures(self) -> list[str]:
         """Each requirement that is not met, in words; empty if the artifact passes."""
         found = []
-        if self.accuracy_student - self.accuracy_artifact > self.accuracy_tolerance:
-            found.append(
-                f"accuracy {self.accuracy_artifact:.4f} is more than {self.accuracy_tolerance} below the "
-                f"student's {self.accuracy_student:.4f}"
-            )
+        ours, theirs = self.accuracy_artifact, self.accuracy_student
+        if self.scores_artifact is not None and self.scores_student is not None:
+            ours, theirs = self.scores_artifact[self.leading], self.scores_student[self.leading]
+        if theirs - ours > self.accuracy_tolerance:
+            word = self.leading.replace("_", " ")
+            found.append(f"{word} {ours:.4f} is more than {self.accuracy_tolerance} below the student's {theirs:.4f}")
         if self.agreement < self.min_agreement:
             found.append(f"agreement of the arg-maxes is {self.agreement:.4f}, below {self.min_agreement}")
         return found
@@ -89,6 +98,7 @@ def compare(
     step: float | None = None,
     accuracy_tolerance: float = ACCURACY_TOLERANCE,
     min_agreement: float = MIN_AGREEMENT,
+    score: Callable[[torch.Tensor], Scores] | None = None,
 ) -> ParityRecord:
     """Run both on the same inputs.
 
@@ -100,6 +110,7 @@ def compare(
         step: Quantisation step of the logits; None compares in logits.
         accuracy_tolerance: See ``ParityRecord``.
         min_agreement: See ``ParityRecord``.
+        score: The scores of the task from the logits of all samples; None leaves accuracy alone.
     """
     import numpy as np
     import torch
@@ -111,6 +122,7 @@ def compare(
     theirs = _student_logits(student, inputs)
     truth = labels.numpy()
     difference = np.abs(ours - theirs) / (step or 1.0)
+    scores = None if score is None else [score(torch.from_numpy(logits)) for logits in (theirs, ours)]
     return ParityRecord(
         n=len(truth),
         agreement=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
@@ -122,6 +134,9 @@ def compare(
         accuracy_tolerance=accuracy_tolerance,
         min_agreement=min_agreement,
         runtime=dict(artifact.runtime),
+        scores_student=None if scores is None else scores[0].to_dict(),
+        scores_artifact=None if scores is None else scores[1].to_dict(),
+        leading="accuracy" if scores is None else scores[0].leading[0],
     )
 
 

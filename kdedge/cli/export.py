@@ -97,6 +97,7 @@ def export_with_parity(
         accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
         min_agreement=wanted.agreement if agreement is None else agreement,
         io=io,
+        score=found.data.score,
     )
 
 
@@ -104,9 +105,12 @@ def show(result: ExportResult) -> None:
     """The result in lines."""
     output.result(f"{result.artifact}: {result.format} {result.precision}, {result.size_bytes / 1e6:.2f} MB")
     if result.parity is not None:
+        from kdedge.metrics import in_words
+
         p = result.parity.to_dict()
+        ours, theirs = (p[f"scores_{who}"] or {"accuracy": p[f"accuracy_{who}"]} for who in ("artifact", "student"))
         output.result(
-            f"parity: accuracy {p['accuracy_artifact']:.4f} (student in torch {p['accuracy_student']:.4f}), "
+            f"parity: {in_words(ours)} (student in torch: {in_words(theirs)}), "
             f"agreement {p['agreement']:.4f}, n={p['n']}"
         )
     for op in result.float_ops:
