@@ -115,13 +115,16 @@ class TextNet(nn.Module):
         Raises:
             ModelError: more tokens than the net has positions for.
         """
-        return self.forward_with_states(input_ids, attention_mask, token_type_ids).logits
+        mask, hidden = self._mask(attention_mask), self._embed(input_ids, token_type_ids)
+        for block in self.blocks():
+            hidden, _ = self._layer(block, hidden, mask)
+        return self._head(hidden)
 
     def forward_with_states(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> TextStates:
         """As ``forward``, with the hidden states and attention probabilities; gradients pass through all of them."""
-        mask = functional.embedding(attention_mask, self.masking).transpose(1, 2).unsqueeze(1)  # [N, 1, 1, L]
+        mask = self._mask(attention_mask)
         hidden = [self._embed(input_ids, token_type_ids)]
         attention = []
         for block in self.blocks():
@@ -150,6 +153,10 @@ class TextNet(nn.Module):
             raise ModelError(
                 f"{length} tokens for a net of {self.config.max_positions} positions", cure="Cut the texts to fewer"
             )
+
+    def _mask(self, attention_mask: Tensor) -> Tensor:
+        """What is added to scores: float32 [N, 1, 1, L], 0 for a token and ``MASKED`` for padding."""
+        return functional.embedding(attention_mask, self.masking).transpose(1, 2).unsqueeze(1)
 
     def _embed(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Embeddings [N, L, H] of words, positions and token types, summed and normalised."""

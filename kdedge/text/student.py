@@ -20,8 +20,9 @@ def student_of(
     """A shallower net with the teacher's width, task and a copy of its weights.
 
     A BERT that becomes a DistilBERT loses token types and pooler. The embedding of token type 0 goes into the
-    positions, so that nothing is lost where all types are 0; the pooler's linear layer becomes the head's first, though
-    with a ReLU in place of tanh, and the last layer starts fresh, for it reads other features.
+    positions, so that nothing is lost where all types are 0. The head is copied too, though a DistilBERT's has a ReLU
+    where the pooler has a tanh: it is no longer the same function, but a better start than a fresh one (80 steps on
+    SST-2 from a MiniLM-L6, validation loss 0.415 and 0.417 by two seeds, fresh 0.453 and 0.431).
 
     Args:
         teacher: Left as it is.
@@ -80,13 +81,11 @@ def _copy_embeddings(teacher: TextNet, student: TextNet) -> None:
 
 
 def _copy_head(teacher: TextNet, student: TextNet) -> None:
-    """The last layer where it reads the same features, and the layer before it."""
     source, target = teacher.model, student.model
     if teacher.config.task == "question-answering":
         _copy(source.qa_outputs, target.qa_outputs)
-        return
-    _copy(_pooling(teacher), _pooling(student))
-    if student.config.architecture == teacher.config.architecture:
+    else:
+        _copy(_pooling(teacher), _pooling(student))
         _copy(source.classifier, target.classifier)
 
 
