@@ -12,7 +12,7 @@ from kdedge.errors import ArtifactError
 from tests import text_nets
 from tests.text_nets import LENGTH, TextBundle
 
-from kdedge_agent import runtimes
+from kdedge_agent import runtimes, tensors
 from kdedge_exporters import ExportResult, export, load_artifact, parity
 
 FORMATS = ("onnx", "tflite")
@@ -94,6 +94,12 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(result: ExportResult, bu
         with pytest.raises(ArtifactError) as caught:
             artifact.predict(arrays)
         assert "\n" not in str(caught.value) and str(result.artifact) in str(caught.value)
+
+
+def test_the_agents_inputs_for_timing_run(result: ExportResult) -> None:
+    session = runtimes.load(str(result.artifact), result.format)
+    (logits,) = session.run(tensors.random_inputs(session, seed=0))
+    assert np.isfinite(logits).all() and len(logits) == 1
 
 
 def test_same_bundle_same_bytes(result: ExportResult, bundle: TextBundle, tmp_path: Path) -> None:
