@@ -23,7 +23,7 @@ from kdedge import models
 from kdedge.feeds import Batch
 from kdedge.losses import distillation_loss
 from kdedge.objective import Objective, Outputs
-from kdedge.recipe import ModelRecipe, TrainingRecipe
+from kdedge.recipe import DistillationRecipe, ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
 from kdedge.stage import Stage
 from kdedge.train import guide_logits, place, train_step
@@ -113,7 +113,7 @@ def main() -> None:
     last = torch.channels_last
     our_student, our_teacher = place(student.train(), "cpu"), place(teacher, "cpu")
     our_optimizer = torch.optim.SGD(our_student.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    stage = Stage("student", training, (our_teacher,), Objective(3.0, 0.5))
+    stage = Stage("student", training, (our_teacher,), Objective(DistillationRecipe(3.0, 0.5)))
 
     def plain_whole() -> None:
         with torch.no_grad():

@@ -159,7 +159,7 @@ class _Pipeline:
     def teacher(self, spec: str | None) -> nn.Module | None:
         """The teacher in eval mode, trained where it has to be; None where nothing follows one."""
         recipe = self.recipe
-        if not Objective.of(recipe.distillation).needs_guides:
+        if not Objective(recipe.distillation).needs_guides:
             return None
         folder = self.run.folder / "teacher"
         if self.run.finished("teacher") and (folder / WEIGHTS).exists():
@@ -191,7 +191,7 @@ class _Pipeline:
             "student",
             recipe.student.training,
             () if teacher is None else (teacher,),
-            Objective.of(recipe.distillation, recipe.student.training.label_smoothing),
+            Objective(recipe.distillation, recipe.student.training.label_smoothing),
             guide_precision=recipe.distillation.teacher_precision,
             cached_views=recipe.distillation.cached_views,
         )
@@ -217,12 +217,8 @@ class _Pipeline:
         guides = _guides(recipe.qat.teacher, student, teacher)
         if not (self.run.checkpoints / "qat.pt").exists():
             self._calibrate(prepared)
-        objective = dataclasses.replace(
-            Objective.of(recipe.distillation, recipe.qat.training.label_smoothing),
-            alpha=recipe.qat.alpha,
-            hidden_weight=0.0,
-            attention_weight=0.0,
-        )
+        wish = dataclasses.replace(recipe.distillation, alpha=recipe.qat.alpha, hidden_weight=0.0, attention_weight=0.0)
+        objective = Objective(wish, recipe.qat.training.label_smoothing)
         stage = Stage(
             "qat",
             recipe.qat.training,

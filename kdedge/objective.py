@@ -16,7 +16,7 @@ from kdedge.losses import (
     hidden_mse,
     softened_kl,
 )
-from kdedge.recipe import DistillationRecipe, HiddenLoss, LogitLoss
+from kdedge.recipe import DistillationRecipe
 
 
 class States(Protocol):
@@ -44,56 +44,30 @@ class Outputs:
     attention: tuple[Tensor, ...] = ()
 
 
+LABELS_ALONE = DistillationRecipe(alpha=0.0)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss: (1 − alpha)·CE(labels) + alpha·(loss of the softened logits) + weights · (losses of states).
 
     Attributes:
-        temperature: T of the softened logits.
-        alpha: Weight of the guides' logits in [0, 1].
-        loss: Between the logits.
-        dkd_alpha: Of ``dkd``: weight of the right class.
-        dkd_beta: Of ``dkd``: weight of the others.
-        hidden_weight: Weight of the loss between hidden states.
-        hidden_loss: Which one.
-        attention_weight: Weight of the loss between attention probabilities.
+        wish: Temperature, weights and kinds of the losses; by default the labels alone.
         label_smoothing: Of the cross-entropy.
     """
 
-    temperature: float = 1.0
-    alpha: float = 0.0
-    loss: LogitLoss = "kd"
-    dkd_alpha: float = 1.0
-    dkd_beta: float = 8.0
-    hidden_weight: float = 0.0
-    hidden_loss: HiddenLoss = "cosine"
-    attention_weight: float = 0.0
+    wish: DistillationRecipe = LABELS_ALONE
     label_smoothing: float = 0.0
-
-    @classmethod
-    def of(cls, recipe: DistillationRecipe, label_smoothing: float = 0.0) -> Objective:
-        """The objective of a student that has a teacher."""
-        return cls(
-            recipe.temperature,
-            recipe.alpha,
-            recipe.loss,
-            recipe.dkd_alpha,
-            recipe.dkd_beta,
-            recipe.hidden_weight,
-            recipe.hidden_loss,
-            recipe.attention_weight,
-            label_smoothing,
-        )
 
     @property
     def needs_states(self) -> bool:
         """Whether hidden states or attention probabilities are compared."""
-        return self.hidden_weight > 0 or self.attention_weight > 0
+        return self.wish.hidden_weight > 0 or self.wish.attention_weight > 0
 
     @property
     def needs_guides(self) -> bool:
         """Whether anything of the guides counts."""
-        return self.alpha > 0 or self.needs_states
+        return self.wish.alpha > 0 or self.needs_states
 
     def __call__(
         self,
@@ -119,28 +93,28 @@ class Objective:
         hard = cross_entropy(logits.float(), targets, self.label_smoothing)
         if guide is None or not self.needs_guides:
             return hard
-        total = hard
-        if self.alpha:
-            total = hard.lerp(self._soft(logits.float(), targets, rows(guide.logits).float()), self.alpha)
-        if self.hidden_weight:
+        wish, total = self.wish, hard
+        if wish.alpha:
+            total = hard.lerp(self._soft(logits.float(), targets, rows(guide.logits).float()), wish.alpha)
+        if wish.hidden_weight:
             pairs = list(_matched(student.hidden, guide.hidden))
             losses = [self._hidden(own, theirs, cast(Tensor, mask), projection) for own, theirs in pairs]
-            total = total + self.hidden_weight * sum(losses, start=total.new_zeros(())) / len(pairs)
-        if self.attention_weight:
+            total = total + wish.hidden_weight * sum(losses, start=total.new_zeros(())) / len(pairs)
+        if wish.attention_weight:
             pairs = list(_matched((total, *student.attention), (total, *guide.attention)))[1:]
             losses = [attention_loss(own, theirs, cast(Tensor, mask)) for own, theirs in pairs]
-            total = total + self.attention_weight * sum(losses, start=total.new_zeros(())) / len(pairs)
+            total = total + wish.attention_weight * sum(losses, start=total.new_zeros(())) / len(pairs)
         return total
 
     def _soft(self, student: Tensor, labels: Tensor, guide: Tensor) -> Tensor:
-        if self.loss == "kd":
-            return softened_kl(student, guide, self.temperature)
-        return decoupled_kd(
-            student, guide, labels, temperature=self.temperature, alpha=self.dkd_alpha, beta=self.dkd_beta
-        )
+        wish = self.wish
+        if wish.loss == "kd":
+            return softened_kl(student, guide, wish.temperature)
+        weights = {"alpha": wish.dkd_alpha, "beta": wish.dkd_beta}
+        return decoupled_kd(student, guide, labels, temperature=wish.temperature, **weights)
 
     def _hidden(self, own: Tensor, theirs: Tensor, mask: Tensor, projection: nn.Linear | None) -> Tensor:
-        if self.hidden_loss == "mse":
+        if self.wish.hidden_loss == "mse":
             return hidden_mse(own, theirs, mask, projection)
         return hidden_cosine(own, theirs, mask)
 

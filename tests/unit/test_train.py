@@ -19,7 +19,7 @@ from kdedge.objective import Objective
 from kdedge.optimization import image_size, learning_rate, make_optimizer
 from kdedge.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
-from kdedge.recipe import AugmentRecipe, DataRecipe, TrainingRecipe
+from kdedge.recipe import AugmentRecipe, DataRecipe, DistillationRecipe, TrainingRecipe
 from kdedge.stage import Setting, Stage
 from kdedge.teacher_cache import TeacherCache
 from kdedge.train import train
@@ -155,7 +155,10 @@ def test_a_student_follows_its_teacher_without_labels(splits: Splits, tmp_path: 
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
     student = net()
     stage = Stage(
-        "student", TrainingRecipe(epochs=15, batch_size=32, learning_rate=0.01), (teacher,), Objective(1.0, 1.0)
+        "student",
+        TrainingRecipe(epochs=15, batch_size=32, learning_rate=0.01),
+        (teacher,),
+        Objective(DistillationRecipe(1.0, 1.0)),
     )
     train(student, stage, setting(splits, tmp_path))
     x = measure_preprocessing(splits.train.images).normalise(splits.test.images)
@@ -168,10 +171,14 @@ def test_cached_views_ask_the_teacher_once_a_view(splits: Splits, tmp_path: Path
     recipe = TrainingRecipe(epochs=6, batch_size=100)  # 100 does not divide the data: every epoch leaves some out
     count = len(splits.train) // 100 * 100
     teacher = Counting()
-    train(net(), Stage("student", recipe, (teacher,), Objective(3.0, 0.5), cached_views=2), setting(splits, tmp_path))
+    train(
+        net(),
+        Stage("student", recipe, (teacher,), Objective(DistillationRecipe(3.0, 0.5)), cached_views=2),
+        setting(splits, tmp_path),
+    )
     assert 2 * count <= teacher.seen <= 2 * len(splits.train)
     fresh = Counting()
-    train(net(), Stage("other", recipe, (fresh,), Objective(3.0, 0.5)), setting(splits, tmp_path))
+    train(net(), Stage("other", recipe, (fresh,), Objective(DistillationRecipe(3.0, 0.5))), setting(splits, tmp_path))
     assert fresh.seen == 6 * count
 
 
