@@ -21,7 +21,6 @@ from collections.abc import Callable
 import torch
 from kdedge import models
 from kdedge.feeds import Batch
-from kdedge.losses import distillation_loss
 from kdedge.objective import Objective, Outputs
 from kdedge.recipe import DistillationRecipe, ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
@@ -57,7 +56,7 @@ def same_loss(student: nn.Module, x: Tensor, y: Tensor, teacher: Tensor) -> None
     """Stop where the two loops do not minimise the same thing: a faster step must not be another step."""
     with torch.no_grad():
         logits = student(x)
-    ours = distillation_loss(logits, y, teacher, temperature=3.0, alpha=0.5)
+    ours = Objective(DistillationRecipe(3.0, 0.5))(Outputs(logits), y, Outputs(teacher))
     torch.testing.assert_close(plain_loss(logits, y, teacher), ours, rtol=1e-5, atol=1e-6)
 
 

@@ -49,35 +49,6 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     )
 
 
-def distillation_loss(
-    student: Tensor,
-    labels: Tensor,
-    teacher: Tensor | None,
-    *,
-    temperature: float,
-    alpha: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Mix alpha · softened_kl + (1 − alpha) · cross-entropy; the cross-entropy alone where there is no teacher.
-
-    Args:
-        student: Logits float [N, classes].
-        labels: int64 [N], or float32 [N, classes] whose rows sum to 1.
-        teacher: Logits float [N, classes] or None.
-        temperature: T of the softened logits.
-        alpha: Weight of the teacher in [0, 1].
-        label_smoothing: Of the cross-entropy (Szegedy et al. 2016).
-
-    Returns:
-        Scalar, nats.
-    """
-    hard = cross_entropy(student, labels, label_smoothing)
-    if teacher is None or alpha == 0:
-        return hard
-    soft = softened_kl(student.float(), teacher.float(), temperature)
-    return torch.lerp(hard, soft, alpha)
-
-
 def decoupled_kd(
     student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float, beta: float
 ) -> Tensor:
