@@ -30,7 +30,8 @@ class DataRecipe:
     """Which data, and how it is split and sized.
 
     Attributes:
-        name: ``digits`` (embedded), a Hub name, or a folder; ``--data`` overrides it.
+        name: An embedded set (``digits``, of vectors ``breast-cancer``), a Hub name, a folder or a file; ``--data``
+            overrides it.
         image_size: Pixels, height and width of what the nets see.
         channels: 1 or 3.
         validation_fraction: Share of the training images kept out of training, for choosing and tuning.

@@ -15,6 +15,7 @@ from kdedge.bundle import Bundle
 
 COMMANDS = [
     ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["device"],
+    ["recipes", "show"],
     ["device", "add"], ["device", "list"], ["device", "check"], ["device", "setup"], ["device", "remove"],
 ]  # fmt: skip
 
@@ -77,6 +78,28 @@ def test_recipes(environment: dict[str, str]) -> None:
     assert {"digits", "cifar10-cpu"} <= {entry["name"] for entry in listed}
     lines = kdedge(environment, "recipes").stdout.splitlines()
     assert len(lines) == len(listed)
+
+
+def test_a_recipe_is_shown_copied_and_read_back(environment: dict[str, str], tmp_path: Path) -> None:
+    from kdedge.recipe_file import load_recipe
+
+    shown = kdedge(environment, "recipes", "show", "digits")
+    assert shown.returncode == 0, shown.stderr
+    mine = tmp_path / "mine.toml"
+    written = kdedge(environment, "recipes", "show", "digits", "--out", mine)
+    assert written.returncode == 0 and str(mine) in written.stdout
+    assert mine.read_text() == shown.stdout
+    assert load_recipe(mine).sha256 == load_recipe("digits").sha256
+    mine.write_text(shown.stdout.replace("epochs = 4\n", "epochs = 5\n"))
+    refused(kdedge(environment, "recipes", "show", "digits", "--out", mine), "there already", "--force")
+    assert document(kdedge(environment, "recipes", "show", mine, "--json"))["qat"]["training"]["epochs"] == 5
+    over = document(kdedge(environment, "recipes", "--json", "show", "digits", "--out", mine, "--force"))
+    assert over["qat"]["training"]["epochs"] == 4
+    assert mine.read_text() == shown.stdout
+    refused(kdedge(environment, "recipes", "show", "digit"), "no recipe 'digit'", "Did you mean 'digits'")
+    refused(kdedge(environment, "recipes", "show", tmp_path / "none.toml"), "none.toml")
+    refused(kdedge(environment, "recipes", "show", "digits", "--out", tmp_path / "mine.txt"), ".toml")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])

@@ -28,6 +28,7 @@ SHORTENED = {
     ],
     # The demo's test trains this recipe in full.
     "digits": ["teacher.training.epochs=1", "student.training.epochs=2", "qat.training.epochs=1"],
+    "mine.toml": ["teacher.training.epochs=1", "student.training.epochs=1", "qat.training.epochs=1"],
 }  # fmt: skip
 DEVICE = [line for line in COMMANDS if "device " in line]
 
