@@ -13,6 +13,7 @@ from kdedge.cli.options import Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
+    from kdedge.quantize import TensorError
     from kdedge_exporters import ExportResult
 
 
@@ -38,6 +39,9 @@ def export(
         Optional[float],  # noqa: UP045
         typer.Option("--agreement", help="Least share of equal arg-maxes, 0 to 1; the recipe's tolerance.agreement."),
     ] = None,
+    explain_quantization: Annotated[
+        bool, typer.Option("--explain-quantization", help="Show the quantised tensors that cost the logits most.")
+    ] = False,
     threads: HostThreads = None,
     as_json: Json = False,
 ) -> None:
@@ -48,15 +52,45 @@ def export(
     use_threads(threads)
     from kdedge.bundle import Bundle as BundleType
 
+    loaded = BundleType.load(bundle)
+    errors = explained(loaded, data, split) if explain_quantization else None
+    if errors is not None and not as_json:
+        from kdedge.quantize import in_lines
+
+        for line in in_lines(errors):
+            output.result(line)
     with output.libraries_on_stderr():
         result = export_with_parity(
-            BundleType.load(bundle), format_, precision=precision, out=out, data=data, split=split, io=io,
+            loaded, format_, precision=precision, out=out, data=data, split=split, io=io,
             tolerance=tolerance, agreement=agreement,
         )  # fmt: skip
     if as_json:
-        output.document(result.to_dict())
+        found = {} if errors is None else {"quantization_error": [error.to_dict() for error in errors]}
+        output.document({**result.to_dict(), **found})
         return
     show(result)
+
+
+EXPLAINED_ON = 256
+"""Samples on which the error of each quantised tensor is measured."""
+
+
+def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]:
+    """The error of every quantised tensor on the first samples of a split, the costliest first.
+
+    Raises:
+        KdedgeError: the bundle is float, or its data are missing.
+    """
+    import torch
+
+    from kdedge.cli import samples
+    from kdedge.quantize import explain
+
+    prepared = bundle.qat_student(None)
+    found = samples.for_bundle(bundle, data, split)
+    some = found.data.take(torch.arange(min(EXPLAINED_ON, len(found.data))))
+    batches = zip(*(torch.split(x, 64) for x in found.preprocessing.prepare(some.columns)), strict=True)
+    return explain(prepared, list(batches))
 
 
 COMPARED_STREAMED = 2000
@@ -81,24 +115,31 @@ def export_with_parity(
         KdedgeError: unknown format, missing data, or an artifact that departs from its student.
     """
     from kdedge.cli import samples
-    from kdedge.errors import UserError
+    from kdedge.errors import ParityError, UserError
     from kdedge_exporters import EXPORTERS, export as run  # isort: skip
 
     if format_ not in EXPORTERS:
         raise UserError(f"no format '{format_}'", where="--format", cure=f"It is one of {', '.join(EXPORTERS)}")
     found = samples.for_bundle(bundle, data, split).at_most(COMPARED_STREAMED)
     wanted = bundle.recipe.tolerance
-    return run(
-        bundle,
-        format_,
-        precision=precision,
-        out=out,
-        samples=(found.preprocessing.prepare(found.data.columns), found.data.labels),
-        accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
-        min_agreement=wanted.agreement if agreement is None else agreement,
-        io=io,
-        score=found.data.score,
-    )
+    try:
+        return run(
+            bundle,
+            format_,
+            precision=precision,
+            out=out,
+            samples=(found.preprocessing.prepare(found.data.columns), found.data.labels),
+            accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
+            min_agreement=wanted.agreement if agreement is None else agreement,
+            io=io,
+            score=found.data.score,
+        )
+    except ParityError as error:
+        if precision != "int8":
+            raise
+        worst = ", ".join(tensor.name for tensor in explained(bundle, data, split)[:3])
+        cure = f"{error.cure}. Most noise comes from {worst}: see --explain-quantization"
+        raise ParityError(error.what, where=error.where, cure=cure) from error
 
 
 def show(result: ExportResult) -> None:

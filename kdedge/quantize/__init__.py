@@ -22,6 +22,7 @@ for _logger in _LOGGERS:
     _logger.setLevel(logging.ERROR)
 try:
     from kdedge.quantize.capture import capture, fold_batch_norm
+    from kdedge.quantize.explain import TensorError, explain, in_lines
     from kdedge.quantize.fake_quantize import ActivationFakeQuantize
     from kdedge.quantize.inspect import FloatOp, float_ops, integer_macs_share
     from kdedge.quantize.prepare import (
@@ -43,12 +44,15 @@ __all__ = [
     "ActivationFakeQuantize",
     "FloatOp",
     "QParams",
+    "TensorError",
     "WeightFakeQuantize",
     "calibrate",
     "capture",
     "convert",
+    "explain",
     "float_ops",
     "fold_batch_norm",
+    "in_lines",
     "integer_macs_share",
     "load_quantised_state",
     "prepare_qat",

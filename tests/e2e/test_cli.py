@@ -116,6 +116,21 @@ def test_export_document(artifacts: dict[str, Any], format_: str) -> None:
     assert json.loads(artifact.with_name(artifact.name + ".parity.json").read_text())["sha256"] == made["sha256"]
 
 
+def test_export_says_which_tensors_cost_the_logits_most(
+    small_bundle: Bundle, environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = ("export", small_bundle.path, "--format", "onnx", "--out", tmp_path / "s.onnx")
+    made = document(kdedge(environment, *words, "--explain-quantization", "--json"))
+    errors = made["quantization_error"]
+    ratios = [error["logits_sqnr_db"] for error in errors if error["logits_sqnr_db"] is not None]
+    assert ratios == sorted(ratios)
+    assert {"weight", "activation"} == {error["kind"] for error in errors}
+    assert any(error["name"].startswith("features.") for error in errors)
+    failed = kdedge(environment, *words, "--agreement", "1.5")
+    assert failed.returncode == 1
+    assert f"Most noise comes from {errors[0]['name']}" in failed.stderr
+
+
 def test_eval_is_one_path_for_bundle_and_artifacts(
     small_bundle: Bundle, artifacts: dict[str, Any], environment: dict[str, str]
 ) -> None:

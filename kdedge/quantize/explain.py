@@ -1,0 +1,168 @@
+"""What each quantised tensor costs: the noise in it, and the noise that it alone brings to the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from kdedge.quantize.fake_quantize import FakeQuantizer
+from kdedge.quantize.prepare import set_fake_quantize
+from kdedge.quantize.scales import quantiser_calls, quantisers
+from kdedge.quantize.weight_quantize import WeightFakeQuantize
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """The error of one quantised tensor, all others in float.
+
+    Attributes:
+        name: The parameter's name, or of an activation the module that makes it (its op, where no module does).
+        kind: ``weight`` or ``activation``.
+        sqnr_db: Signal-to-quantisation-noise ratio of the tensor, 10·log10(Σx² / Σ(x − q(x))²) in dB; None where the
+            quantised values are exact.
+        logits_sqnr_db: The same ratio at the logits. Low means that the tensor costs accuracy; None where the logits
+            do not change.
+        clamped_share: Of its values, those that lie beyond the range, in [0, 1].
+        low: Smallest value that it can hold.
+        high: Largest one.
+    """
+
+    name: str
+    kind: Literal["weight", "activation"]
+    sqnr_db: float | None
+    logits_sqnr_db: float | None
+    clamped_share: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def explain(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> list[TensorError]:
+    """The error of every quantised tensor, the one that costs the logits most first.
+
+    Each is quantised alone while the rest computes in float: a ratio at the logits that counted all at once would blame
+    late layers for what early ones did. One pass over the batches a tensor; some hundred samples are enough.
+
+    Args:
+        prepared: Calibrated or trained; its switches and mode are restored.
+        batches: The model's inputs, batch by batch.
+    """
+    was = [(module, module.quantizing, module.observing) for module in quantisers(prepared)]
+    training = prepared.training
+    prepared.eval()
+    for module, *_ in was:
+        module.enable_observer(False)
+    try:
+        set_fake_quantize(prepared, False)
+        truth = [prepared(*batch) for batch in batches]
+        named = {id(module): (node, module) for node, module in quantiser_calls(prepared)}
+        errors = [_one(prepared, batches, truth, node, module) for node, module in named.values()]
+    finally:
+        set_fake_quantize(prepared, True)
+        for module, quantizing, observing in was:
+            module.enable_fake_quant(quantizing)
+            module.enable_observer(observing)
+        prepared.train(training)
+    return sorted(errors, key=lambda error: math.inf if error.logits_sqnr_db is None else error.logits_sqnr_db)
+
+
+def in_lines(errors: Sequence[TensorError], count: int = 10) -> list[str]:
+    """A table of the first ``count`` errors."""
+    shown = list(errors[:count])
+    width = max([len("tensor"), *(len(error.name) for error in shown)])
+    lines = [f"{'tensor':<{width}}  {'kind':<10}  {'SQNR dB':>7}  {'at logits':>9}  {'clamped':>7}  range"]
+    for error in shown:
+        lines.append(
+            f"{error.name:<{width}}  {error.kind:<10}  {_decibels(error.sqnr_db):>7}  "
+            f"{_decibels(error.logits_sqnr_db):>9}  {error.clamped_share:>7.2%}  [{error.low:.4g}, {error.high:.4g}]"
+        )
+    return lines
+
+
+def sqnr_db(signal: float, noise: float) -> float | None:
+    """10·log10 of a ratio of powers in dB; None without noise."""
+    if noise == 0:
+        return None
+    return 10 * math.log10(max(signal, 1e-30) / noise)
+
+
+def _decibels(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.1f}"
+
+
+def _one(
+    prepared: GraphModule,
+    batches: Sequence[tuple[Tensor, ...]],
+    truth: Sequence[Tensor],
+    node: Node,
+    module: FakeQuantizer,
+) -> TensorError:
+    low, high = _range(module)
+    with _only(module) as seen:
+        pairs = [(expected, prepared(*batch)) for expected, batch in zip(truth, batches, strict=True)]
+    signal = sum(float((x.double() ** 2).sum()) for x, _ in seen)
+    noise = sum(float(((x - y).double() ** 2).sum()) for x, y in seen)
+    half = _step(module, seen[0][0].ndim) * 0.501  # rounding alone stays below; the rest is for float32's own
+    beyond = sum(int(((x - y).abs() > half).sum()) for x, y in seen)
+    values = sum(x.numel() for x, _ in seen)
+    return TensorError(
+        name=_name(node),
+        kind="weight" if isinstance(module, WeightFakeQuantize) or node.all_input_nodes[0].op == "get_attr" else
+        "activation",
+        sqnr_db=sqnr_db(signal, noise),
+        logits_sqnr_db=sqnr_db(
+            sum(float((a.double() ** 2).sum()) for a, _ in pairs),
+            sum(float(((a - b).double() ** 2).sum()) for a, b in pairs),
+        ),
+        clamped_share=beyond / values if values else 0.0,
+        low=low,
+        high=high,
+    )  # fmt: skip
+
+
+@contextmanager
+def _only(module: FakeQuantizer) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Quantise one tensor alone and note what goes in and comes out."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    module.enable_fake_quant(True)
+    try:
+        yield seen
+    finally:
+        module.enable_fake_quant(False)
+        handle.remove()
+
+
+def _step(module: FakeQuantizer, ndim: int) -> Tensor:
+    """The step, of a weight with one for each channel in a shape that broadcasts against it."""
+    scale, _ = module.calculate_qparams()
+    axis = getattr(module, "ch_axis", None)
+    return scale if scale.numel() == 1 or axis is None else scale.view(-1, *[1] * (ndim - 1 - axis))
+
+
+def _range(module: FakeQuantizer) -> tuple[float, float]:
+    """Smallest and largest value of the widest channel."""
+    scale, zero_point = module.calculate_qparams()
+    widest = int(scale.argmax())
+    step, zero = float(scale.reshape(-1)[widest]), int(zero_point.reshape(-1)[widest])
+    return (module.quant_min - zero) * step, (module.quant_max - zero) * step
+
+
+def _name(node: Node) -> str:
+    source = node.all_input_nodes[0]
+    if source.op == "get_attr":
+        return str(source.target)
+    stack = source.meta.get("nn_module_stack") or {}
+    paths = [str(entry[0]) for entry in stack.values()]
+    return paths[-1] if paths and paths[-1] else source.name
