@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -162,6 +163,8 @@ def transformers() -> Any:
 
     import transformers  # isort: skip
 
+    # Building a model, transformers imports more of torchao, whose registrations torch then warns of.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     return transformers
 
 
