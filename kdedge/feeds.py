@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import Self
 
 from kdedge.augment import EpochViews, epoch_views
 from kdedge.examples import Examples, Preprocessing
@@ -19,6 +20,8 @@ from kdedge.mixing import EpochMixes, epoch_mixes
 from kdedge.prefetch import prefetch
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import AugmentRecipe
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,48 @@ class Feed(Protocol):
         """
 
 
+class _Images:
+    """What feeds of images share, wherever the images are."""
+
+    data: ImageSet | LazyImageSet
+    preprocessing: ImagePreprocessing
+    augment: AugmentRecipe
+    seed: int
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def for_student(self, preprocessing: Preprocessing) -> Self:
+        """See ``Feed``: of images, teacher and student take the same."""
+        del preprocessing
+        return self
+
+    def mixes(self, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
+        """How the images are mixed, None where they are not: QAT's ranges are those of real images."""
+        wanted = self.augment
+        if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
+            return None
+        return epoch_mixes(
+            views,
+            self.data.labels,
+            self.classes,
+            self.seed,
+            stage,
+            view,
+            mixup_alpha=wanted.mixup_alpha,
+            cutmix_alpha=wanted.cutmix_alpha,
+            probability=wanted.mix_probability,
+        )
+
+    def batch(self, images: Tensor, labels: Tensor, size: int, device: str) -> Batch:
+        """Images uint8 or float32 [n, C, s, s] as the nets take them, those of the trained net at ``size``."""
+        inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
+        return Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
+
+
 @dataclass(frozen=True)
-class ImageFeed:
+class ImageFeed(_Images):
     """Decoded images, augmented in whole batches."""
 
     data: ImageSet
@@ -95,32 +138,23 @@ class ImageFeed:
         """Pixels."""
         return int(self.data.images.shape[-1])
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def for_student(self, preprocessing: Preprocessing) -> ImageFeed:
-        """See ``Feed``: of images, teacher and student take the same."""
-        del preprocessing
-        return self
-
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
     ) -> Generator[Batch, None, None]:
         """See ``Feed``."""
         del guided
         views = epoch_views(len(self.data), self.augment, self.seed, stage, view)
-        mixes = mixes_of(self, views, stage, view)
+        mixes = self.mixes(views, stage, view)
         for index in indices:
             if mixes is None:
                 images, labels = views.apply(self.data.images[index], index), self.data.labels[index]
             else:
                 images, labels = mixes.apply(self.data.images, index)
-            inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
-            yield Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
+            yield self.batch(images, labels, size, device)
 
 
 @dataclass(frozen=True)
-class StreamFeed:
+class StreamFeed(_Images):
     """Images decoded while the step before is computed."""
 
     data: LazyImageSet
@@ -134,14 +168,6 @@ class StreamFeed:
         """Pixels."""
         return self.data.recipe.image_size
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def for_student(self, preprocessing: Preprocessing) -> StreamFeed:
-        """See ``Feed``: of images, teacher and student take the same."""
-        del preprocessing
-        return self
-
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
     ) -> Generator[Batch, None, None]:
@@ -150,7 +176,7 @@ class StreamFeed:
         crops = EpochCrops(
             self.seed, stage, view, (self.augment.crop_scale, 1.0), horizontal_flip=self.augment.horizontal_flip
         )
-        mixes = mixes_of(self, epoch_views(len(self.data), self.augment, self.seed, stage, view), stage, view)
+        mixes = self.mixes(epoch_views(len(self.data), self.augment, self.seed, stage, view), stage, view)
 
         def decode(index: Tensor) -> tuple[Tensor, Tensor]:
             images = self.data.random_crops(index, crops, decoded_size)
@@ -161,26 +187,7 @@ class StreamFeed:
 
         threads = loader_threads(self.data.recipe)
         for images, labels in prefetch(indices, decode, workers=threads, depth=threads):
-            inputs = self.preprocessing.prepare((images.to(device, non_blocking=True),))
-            yield Batch(tuple(resize(x, size) for x in inputs), inputs, labels.to(device))
-
-
-def mixes_of(feed: ImageFeed | StreamFeed, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
-    """How a feed's images are mixed, None where they are not: QAT's ranges are those of real images."""
-    wanted = feed.augment
-    if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
-        return None
-    return epoch_mixes(
-        views,
-        feed.data.labels,
-        feed.classes,
-        feed.seed,
-        stage,
-        view,
-        mixup_alpha=wanted.mixup_alpha,
-        cutmix_alpha=wanted.cutmix_alpha,
-        probability=wanted.mix_probability,
-    )
+            yield self.batch(images, labels, size, device)
 
 
 @dataclass(frozen=True)

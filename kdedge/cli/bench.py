@@ -12,6 +12,7 @@ from kdedge.cli.app import app
 from kdedge.cli.options import Json, Threads
 
 if TYPE_CHECKING:
+    from kdedge.cli.samples import Samples
     from kdedge_agent.protocol import RunRecord
 
 
@@ -116,7 +117,7 @@ def measure(
         from kdedge.cli.samples import for_artifact
 
         found = for_artifact(metadata, artifact, accuracy_data, split)
-        samples = (found.data.columns[0].numpy(), found.data.labels.numpy())
+        samples = (_for_device(found, artifact), found.data.labels.numpy())
     known = metadata or {}
     info: dict[str, Any] = {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}
     console = Console(stderr=True)
@@ -127,6 +128,25 @@ def measure(
             status.update(escape(f"{where.name}: {progress.text}{share}"))  # a device's words are no markup
 
         return run(artifact, where, accuracy_data=samples, artifact_info=info, out_dir=out, progress=tell, **wishes)
+
+
+def _for_device(found: Samples, artifact: Path) -> Any:
+    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own input.
+
+    Raises:
+        UserError: the net takes more than one input.
+    """
+    from kdedge.errors import UserError
+
+    if len(found.preprocessing.inputs) > 1:
+        raise UserError(
+            "accuracy on the device is measured for nets of one input; a text net takes several",
+            where=artifact,
+            cure="Leave --accuracy-data out, and score it here with kdedge eval",
+        )
+    if found.preprocessing.kind == "image":
+        return found.data.columns[0].numpy()
+    return found.preprocessing.prepare(found.data.columns)[0].numpy()
 
 
 def _metadata(artifact: Path) -> dict[str, Any] | None:

@@ -91,6 +91,12 @@ def test_artifacts_score_as_the_student_does(run: tuple[dict[str, Any], Path], r
     assert abs(scored["metrics"]["accuracy"] - document["metrics"]["student_int8"]["accuracy"]) <= 0.01
     record = kdedge("bench", made["artifact"], "--repetitions", 20, "--out", folder / "records")
     assert record["latency_s"]["n"] >= 20
+    words = ["bench", made["artifact"], "--accuracy-data", reviews, "--out", folder / "records"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdedge", *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == 2
+    assert "for nets of one input" in done.stderr
 
 
 def test_its_own_folder_is_a_teacher_again(run: tuple[dict[str, Any], Path], reviews: Path, tmp_path: Path) -> None:
