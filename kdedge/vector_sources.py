@@ -134,7 +134,8 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
     else:
         tables = labelled(read_tables(source), LABEL_COLUMNS)
         labels, names = class_labels(tables)
-        parts = {part: VectorSet(_table_features(table), labels[part]) for part, table in tables.items()}
+        order = _feature_names(tables.get("train") or next(iter(tables.values())))
+        parts = {part: VectorSet(_table_features(table, order), labels[part]) for part, table in tables.items()}
     if len(names) < 2:
         raise DataError(f"found {len(names)} class, at least 2 are needed", where=source)
     _same_width(parts, source)
@@ -199,8 +200,16 @@ def _of_arrays(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...],
     return VectorSet(_finite(features, lambda row: f"{where}, row {row}"), classes)
 
 
-def _table_features(table: TextTable) -> Tensor:
-    columns = {name: cells for name, cells in table.columns.items() if name not in LABEL_COLUMNS}
+def _feature_names(table: TextTable) -> list[str]:
+    return [name for name in table.columns if name not in LABEL_COLUMNS]
+
+
+def _table_features(table: TextTable, order: list[str]) -> Tensor:
+    """Features by name in the order of the training split, whatever the order of this one's columns."""
+    odd = sorted(set(order) ^ set(_feature_names(table)))
+    if odd:
+        raise DataError(f"not the columns of the training split: {', '.join(odd[:5])}", where=table.where)
+    columns = {name: table.columns[name] for name in order}
     rows: list[Any]
     if "features" in columns:
         rows = columns["features"]

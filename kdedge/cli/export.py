@@ -76,7 +76,7 @@ EXPLAINED_ON = 256
 
 
 def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]:
-    """The error of every quantised tensor on the first samples of a split, the costliest first.
+    """The error of every quantised tensor on samples spread over a split, the costliest first.
 
     Raises:
         KdedgeError: the bundle is float, or its data are missing.
@@ -88,7 +88,8 @@ def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]
 
     prepared = bundle.qat_student(None)
     found = samples.for_bundle(bundle, data, split)
-    some = found.data.take(torch.arange(min(EXPLAINED_ON, len(found.data))))
+    count = min(EXPLAINED_ON, len(found.data))  # spread over the split, which may stand in the order of its classes
+    some = found.data.take(torch.arange(count) * len(found.data) // count)
     batches = zip(*(torch.split(x, 64) for x in found.preprocessing.prepare(some.columns)), strict=True)
     return explain(prepared, list(batches))
 

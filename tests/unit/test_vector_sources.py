@@ -83,6 +83,15 @@ def test_a_bad_table_names_its_row(tmp_path: Path) -> None:
         load_data(DataRecipe(name="-"), "./none.npz", "vector-classification")
 
 
+def test_columns_of_splits_are_matched_by_name(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a,b,label\n1,10,x\n2,20,y\n")
+    (tmp_path / "test.csv").write_text("label,b,a\nx,30,3\ny,40,4\n")
+    assert read_vectors(str(tmp_path))[0]["test"].features.tolist() == [[3.0, 30.0], [4.0, 40.0]]
+    (tmp_path / "test.csv").write_text("label,c,a\nx,30,3\ny,40,4\n")
+    with pytest.raises(DataError, match=r"not the columns of the training split: b, c .*test\.csv"):
+        read_vectors(str(tmp_path))
+
+
 def test_features_are_normalised_by_the_training_split() -> None:
     features = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
     fitted = FeaturePreprocessing.measured(features)
