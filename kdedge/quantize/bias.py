@@ -7,6 +7,7 @@ another net than its artifacts: in a 52-layer MobileNetV2 the logits lay 2.4 ste
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -118,8 +119,12 @@ def _quantiser(prepared: GraphModule, argument: object) -> nn.Module | None:
     return module if hasattr(module, "calculate_qparams") else None
 
 
+def bias_quantisers(prepared: GraphModule) -> Iterator[BiasFakeQuantize]:
+    """The modules that round biases."""
+    return (module for module in prepared.modules() if isinstance(module, BiasFakeQuantize))
+
+
 def set_bias_quantize(prepared: GraphModule, enabled: bool) -> None:
     """Round, or pass the float values through."""
-    for module in prepared.modules():
-        if isinstance(module, BiasFakeQuantize):
-            module.quantizing = enabled
+    for module in bias_quantisers(prepared):
+        module.quantizing = enabled

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from kdedge.quantize.bias import bias_quantisers
 from kdedge.quantize.fake_quantize import FakeQuantizer
-from kdedge.quantize.prepare import set_fake_quantize
+from kdedge.quantize.prepare import set_fake_quantize, set_observers
 from kdedge.quantize.scales import quantiser_calls, quantisers
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
 
@@ -52,27 +52,27 @@ def explain(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> lis
     """The error of every quantised tensor, the one that costs the logits most first.
 
     Each is quantised alone while the rest computes in float: a ratio at the logits that counted all at once would blame
-    late layers for what early ones did. One pass over the batches a tensor; some hundred samples are enough.
+    late layers for what early ones did. That takes one pass over the batches a tensor: some dozen samples serve best.
 
     Args:
         prepared: Calibrated or trained; its switches and mode are restored.
         batches: The model's inputs, batch by batch.
     """
-    was = [(module, module.quantizing, module.observing) for module in quantisers(prepared)]
+    switches = [(module, module.quantizing, module.observing) for module in quantisers(prepared)]
+    biases = [(module, module.quantizing) for module in bias_quantisers(prepared)]
     training = prepared.training
     prepared.eval()
-    for module, *_ in was:
-        module.enable_observer(False)
     try:
+        set_observers(prepared, False)
         set_fake_quantize(prepared, False)
         truth = [prepared(*batch) for batch in batches]
         named = {id(module): (node, module) for node, module in quantiser_calls(prepared)}
         errors = [_one(prepared, batches, truth, node, module) for node, module in named.values()]
     finally:
-        set_fake_quantize(prepared, True)
-        for module, quantizing, observing in was:
-            module.enable_fake_quant(quantizing)
-            module.enable_observer(observing)
+        for quantiser, quantizing, observing in switches:
+            quantiser.quantizing, quantiser.observing = quantizing, observing
+        for bias, quantizing in biases:
+            bias.quantizing = quantizing
         prepared.train(training)
     return sorted(errors, key=lambda error: math.inf if error.logits_sqnr_db is None else error.logits_sqnr_db)
 
@@ -101,6 +101,30 @@ def _decibels(value: float | None) -> str:
     return "exact" if value is None else f"{value:.1f}"
 
 
+@dataclass
+class _Sums:
+    """What is known of a tensor after some calls of its quantiser; the tensors themselves would not fit."""
+
+    module: FakeQuantizer
+    signal: float = 0.0
+    noise: float = 0.0
+    beyond: int = 0
+    values: int = 0
+
+    def take(self, x: Tensor, y: Tensor) -> None:
+        """One call: the tensor before and after."""
+        scale = self.module.steps(x.ndim) if isinstance(self.module, WeightFakeQuantize) else self.module.scale
+        error = (x - y).abs()
+        self.signal += _power(x)
+        self.noise += _power(error)
+        self.beyond += int((error > 0.501 * scale).sum())  # rounding alone stays below; the rest is float32's own
+        self.values += x.numel()
+
+
+def _power(x: Tensor) -> float:
+    return float((x.double() ** 2).sum())
+
+
 def _one(
     prepared: GraphModule,
     batches: Sequence[tuple[Tensor, ...]],
@@ -108,47 +132,26 @@ def _one(
     node: Node,
     module: FakeQuantizer,
 ) -> TensorError:
+    source = node.all_input_nodes[0]
     low, high = _range(module)
-    with _only(module) as seen:
-        pairs = [(expected, prepared(*batch)) for expected, batch in zip(truth, batches, strict=True)]
-    signal = sum(float((x.double() ** 2).sum()) for x, _ in seen)
-    noise = sum(float(((x - y).double() ** 2).sum()) for x, y in seen)
-    half = _step(module, seen[0][0].ndim) * 0.501  # rounding alone stays below; the rest is for float32's own
-    beyond = sum(int(((x - y).abs() > half).sum()) for x, y in seen)
-    values = sum(x.numel() for x, _ in seen)
+    sums = _Sums(module)
+    handle = module.register_forward_hook(lambda _, inputs, output: sums.take(inputs[0], output))
+    module.enable_fake_quant(True)
+    signal = noise = 0.0
+    for expected, batch in zip(truth, batches, strict=True):
+        signal += _power(expected)
+        noise += _power(expected - prepared(*batch))
+    module.enable_fake_quant(False)
+    handle.remove()
     return TensorError(
-        name=_name(node),
-        kind="weight" if isinstance(module, WeightFakeQuantize) or node.all_input_nodes[0].op == "get_attr" else
-        "activation",
-        sqnr_db=sqnr_db(signal, noise),
-        logits_sqnr_db=sqnr_db(
-            sum(float((a.double() ** 2).sum()) for a, _ in pairs),
-            sum(float(((a - b).double() ** 2).sum()) for a, b in pairs),
-        ),
-        clamped_share=beyond / values if values else 0.0,
+        name=_name(source),
+        kind="weight" if source.op == "get_attr" or isinstance(module, WeightFakeQuantize) else "activation",
+        sqnr_db=sqnr_db(sums.signal, sums.noise),
+        logits_sqnr_db=sqnr_db(signal, noise),
+        clamped_share=sums.beyond / sums.values if sums.values else 0.0,
         low=low,
         high=high,
-    )  # fmt: skip
-
-
-@contextmanager
-def _only(module: FakeQuantizer) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Quantise one tensor alone and note what goes in and comes out."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    module.enable_fake_quant(True)
-    try:
-        yield seen
-    finally:
-        module.enable_fake_quant(False)
-        handle.remove()
-
-
-def _step(module: FakeQuantizer, ndim: int) -> Tensor:
-    """The step, of a weight with one for each channel in a shape that broadcasts against it."""
-    scale, _ = module.calculate_qparams()
-    axis = getattr(module, "ch_axis", None)
-    return scale if scale.numel() == 1 or axis is None else scale.view(-1, *[1] * (ndim - 1 - axis))
+    )
 
 
 def _range(module: FakeQuantizer) -> tuple[float, float]:
@@ -159,8 +162,7 @@ def _range(module: FakeQuantizer) -> tuple[float, float]:
     return (module.quant_min - zero) * step, (module.quant_max - zero) * step
 
 
-def _name(node: Node) -> str:
-    source = node.all_input_nodes[0]
+def _name(source: Node) -> str:
     if source.op == "get_attr":
         return str(source.target)
     stack = source.meta.get("nn_module_stack") or {}

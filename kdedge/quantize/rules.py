@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torchao.quantization.pt2e  # noqa: F401  (registers torch.ops.quantized_decomposed)
 from torch.fx import Node
 
 from kdedge.quantize.stored import stored

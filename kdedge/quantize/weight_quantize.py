@@ -64,11 +64,15 @@ class WeightFakeQuantize(FakeQuantizer):
             self.observe(weight)
         if not self.quantizing:
             return weight
-        shape = [1] * weight.ndim
-        shape[self.ch_axis] = -1
-        scale = self.scale.view(shape)
+        scale = self.steps(weight.ndim)
         rounded = _RoundWeight.apply(weight, scale, self.quant_max, not self.observing)  # type: ignore[no-untyped-call]
         return cast(Tensor, rounded)
+
+    def steps(self, ndim: int) -> Tensor:
+        """The scales, in a shape that broadcasts against a weight of ``ndim`` axes."""
+        shape = [1] * ndim
+        shape[self.ch_axis] = -1
+        return self.scale.view(shape)
 
     @torch.no_grad()
     def observe(self, weight: Tensor) -> None:

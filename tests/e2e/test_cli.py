@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -126,9 +127,26 @@ def test_export_says_which_tensors_cost_the_logits_most(
     assert ratios == sorted(ratios)
     assert {"weight", "activation"} == {error["kind"] for error in errors}
     assert any(error["name"].startswith("features.") for error in errors)
+    refused(kdedge(environment, *words, "--precision", "float32", "--explain-quantization"), "only int8 has quantised")
     failed = kdedge(environment, *words, "--agreement", "1.5")
     assert failed.returncode == 1
     assert f"Most noise comes from {errors[0]['name']}" in failed.stderr
+
+
+def test_export_says_when_quantising_cost_more_than_the_recipe_tolerates(
+    small_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kdedge.cli.export import warn_of_loss
+
+    metrics = small_bundle.manifest["metrics"]
+    better = {**metrics["student_float"], "accuracy": metrics["student_int8"]["accuracy"] + 0.03}
+    warn_of_loss(small_bundle, "float32")
+    assert capsys.readouterr().err == ""
+    lossy = dataclasses.replace(
+        small_bundle, manifest={**small_bundle.manifest, "metrics": {**metrics, "student_float": better}}
+    )
+    warn_of_loss(lossy, "int8")
+    assert "note: accuracy of the int8 student is" in capsys.readouterr().err
 
 
 def test_eval_is_one_path_for_bundle_and_artifacts(
