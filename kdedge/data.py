@@ -20,6 +20,8 @@ from kdedge.image_stream import LazyImageSet
 from kdedge.recipe import DataRecipe, Task
 
 SPLITS = ("train", "validation", "test")
+EMBEDDED = ("digits", "breast-cancer")
+"""Real data that ship with scikit-learn: 1,797 digits as images or vectors, 569 biopsies of 30 features."""
 
 
 class Part(Protocol):
@@ -141,7 +143,9 @@ def _read(
     """Name, classes and parts of a data set, decoded as far as ``split`` needs."""
     name = source or recipe.name
     path = Path(name).expanduser()
-    if path.exists():
+    if name in EMBEDDED:
+        pass  # whatever lies in the current folder under that name
+    elif path.exists():
         name = str(path.resolve())
     elif name.startswith((".", "/", "~")):
         kind = "folder" if task == "image-classification" else "file or folder"
@@ -220,10 +224,20 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
         train, validation = _carve(train, recipe.validation_fraction, generator, name)
     if 0 < recipe.train_limit < len(train):
         _, train = _carve(train, recipe.train_limit / len(train), generator, name)
+    _require_learnable(labels, train, (validation, parts["test"]), name)
     digest = hashlib.sha256("\0".join(labels).encode())
     for part in (train, validation, parts["test"]):
         digest.update(part.fingerprint())
     return DataSplits(name, labels, train, validation, parts["test"], digest.hexdigest())
+
+
+def _require_learnable(labels: tuple[str, ...], train: Any, others: Sequence[Any], name: str) -> None:
+    """Refuse a class that is scored and never trained on."""
+    scored = torch.unique(torch.cat([part.labels for part in others]))
+    unseen = scored[~torch.isin(scored, train.labels)].tolist()
+    if labels and unseen:
+        words = ", ".join(labels[label] for label in unseen[:5])
+        raise DataError(f"no training sample is of class {words}, which other splits have", where=name)
 
 
 def _carve(data: Any, fraction: float, generator: torch.Generator, name: str) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdedge.examples import Examples, Preprocessing, batches
+from kdedge.examples import Examples, Preprocessing
 from kdedge.inputs import common_length
 from kdedge.metrics import Metrics, Scores, score
 
@@ -36,7 +36,7 @@ def predict_logits(
     """
     names = [spec.name for spec in preprocessing.inputs]
     parts = []
-    for columns, _ in batches(data, batch_size):
+    for columns in data.batches(batch_size):
         inputs = preprocessing.prepare(tuple(column.to(device) for column in columns))
         if getattr(predict, "any_length", False):
             length = common_length(inputs[names.index("attention_mask")])

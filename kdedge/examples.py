@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from kdedge.image_stream import LazyImageSet
 from kdedge.inputs import InputSpec
 from kdedge.metrics import Scores
 
-Kind = TypeVar("Kind", bound="Examples")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Examples(Protocol):
@@ -31,6 +31,9 @@ class Examples(Protocol):
 
     def take(self, index: Tensor) -> Self:
         """The samples at ``index``, int64 [M]."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The columns in order, ``size`` rows at a time, the last batch shorter."""
 
     def score(self, logits: Tensor) -> Scores:
         """Scores of the logits [N, ...] of all samples, in order."""
@@ -60,10 +63,11 @@ class Preprocessing(Protocol):
         """Rows of the columns -> the net's inputs, on the device that the columns are on."""
 
 
-def batches(data: Examples, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Columns and labels in order, ``size`` rows at a time, the last batch shorter."""
-    if isinstance(data, LazyImageSet):
-        yield from data.batches(size)
-        return
-    for start in range(0, len(data), size):
-        yield tuple(column[start : start + size] for column in data.columns), data.labels[start : start + size]
+class InMemory:
+    """What examples share whose columns are tensors."""
+
+    columns: Any
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """See ``Examples``."""
+        return zip(*(torch.split(column, size) for column in self.columns), strict=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from typing_extensions import Self
 
 from kdedge.augment import EpochViews, epoch_views
 from kdedge.examples import Examples, Preprocessing
@@ -21,7 +20,8 @@ from kdedge.prefetch import prefetch
 from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import AugmentRecipe
 
-Kind = TypeVar("Kind")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)

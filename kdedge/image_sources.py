@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdedge.encoded_images import EncodedImages, ImageFiles, ImageRows, decode
 from kdedge.errors import DataError
+from kdedge.examples import InMemory
 from kdedge.metrics import Metrics, score
 from kdedge.recipe import DataRecipe
 
@@ -31,7 +32,7 @@ SPLIT_NAMES = {
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(InMemory):
     """Decoded images of one split.
 
     Attributes:

@@ -122,13 +122,12 @@ class LazyImageSet:
         """The middle of every image, uint8 [N, C, s, s] of the recipe's size; ask it of a part of the set alone."""
         return (self.middles(torch.arange(len(self))),)
 
-    def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """The middles of the images and their labels in order, ``size`` at a time, decoded ahead."""
-        indices = [*torch.arange(len(self)).split(size)]  # type: ignore[no-untyped-call]
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The middles of the images in order, ``size`` at a time, decoded ahead."""
         threads = loader_threads(self.recipe)
-        images = prefetch(indices, self.middles, workers=threads, depth=threads)
-        for index, middles in zip(indices, images, strict=True):
-            yield (middles,), self.labels[index]
+        indices = torch.split(torch.arange(len(self)), size)
+        for middles in prefetch(indices, self.middles, workers=threads, depth=threads):
+            yield (middles,)
 
     def middles(self, index: Tensor) -> Tensor:
         """``centre_crops`` of the recipe's size; here every image counts, so one that cannot be read is an error."""

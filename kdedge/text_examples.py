@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdedge.examples import InMemory
 from kdedge.metrics import Metrics, score
 from kdedge.question_metrics import AnswerMetrics, score_answers
 from kdedge.question_sources import Question
@@ -17,7 +18,7 @@ from kdedge.tokenization import TokenSet
 
 
 @dataclass(frozen=True)
-class SentenceExamples:
+class SentenceExamples(InMemory):
     """Tokens of N sentences or pairs, and their classes.
 
     Attributes:
@@ -81,7 +82,7 @@ class QuestionPart:
 
 
 @dataclass(frozen=True)
-class QuestionExamples:
+class QuestionExamples(InMemory):
     """Windows over the contexts of questions; a window is a sample in training, a question in scoring.
 
     Attributes:

@@ -159,6 +159,9 @@ def _separated(path: Path, delimiter: str, quoting: int) -> TextTable:
     line = 1  # where a row begins; it can go on over several
     try:
         header = [name.strip() for name in next(reader, [])]
+        doubled = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+        if doubled:
+            raise DataError(f"two columns are called '{doubled[0]}'", where=path, cure="Rename one")
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdedge.errors import DataError
+from kdedge.examples import InMemory
 from kdedge.image_sources import digest, parts_for
 from kdedge.inputs import InputSpec
 from kdedge.metrics import Metrics, score
@@ -20,12 +21,10 @@ from kdedge.text_tables import FILE_SPLITS, TextTable, read_tables
 
 FEATURE_KEYS = ("x", "X", "features", "data")
 LABEL_KEYS = ("y", "labels", "label", "target")
-EMBEDDED = ("breast-cancer", "digits")
-"""Real data of scikit-learn: 569 biopsies of 30 features (Wolberg et al. 1995), 1,797 digits of 64 pixels."""
 
 
 @dataclass(frozen=True)
-class VectorSet:
+class VectorSet(InMemory):
     """Vectors of one split.
 
     Attributes:
@@ -80,7 +79,7 @@ class FeaturePreprocessing:
         """From the features of the training split alone, float32 [N, D]."""
         values = features.double()
         std = values.std(dim=0, correction=0)
-        constant = std <= 1e-12 * values.abs().amax(dim=0).clamp(min=1.0)
+        constant = std <= 1e-12 * values.abs().amax(dim=0)
         std = torch.where(constant, torch.ones_like(std), std)
         return cls(tuple(values.mean(dim=0).tolist()), tuple(std.tolist()))
 
@@ -117,19 +116,19 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
     """Vectors by split and the names of the classes.
 
     Args:
-        source: One of ``EMBEDDED``; an .npz with ``x`` [N, D] and ``y`` [N], or ``x_train``, ``y_train``, ``x_test``
-            and so on; a table (see ``text_tables.read_tables``) of a column ``label`` and either a column ``features``
-            of lists or one column a feature.
+        source: ``breast-cancer`` or ``digits``, which ship with scikit-learn; an .npz with ``x`` [N, D] and ``y`` [N],
+            or ``x_train``, ``y_train``, ``x_test`` and so on; a table (see ``text_tables.read_tables``) of a column
+            ``label`` and either a column ``features`` of lists or one column a feature.
         split: Leaves out what this split does not need, as ``image_sources.parts_for``.
 
     Raises:
         DataError: missing, damaged, ragged, not finite, or of one class; names file and row.
     """
-    if source in EMBEDDED:
+    if source in _EMBEDDED:
         return _embedded(source)
     if Path(source).suffix.lower() == ".npz":
         arrays = _archive(Path(source))
-        names = _names([labels for _, labels in arrays.values()])
+        names = _names([labels for _, labels in arrays.values()], source)
         parts = {part: _of_arrays(*pair, names, f"{source}, split {part}") for part, pair in arrays.items()}
     else:
         tables = labelled(read_tables(source), LABEL_COLUMNS)
@@ -142,10 +141,13 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
     return {called: parts[part] for part, called in parts_for(split, parts).items()}, names
 
 
+_EMBEDDED = {"breast-cancer": "load_breast_cancer", "digits": "load_digits"}
+
+
 def _embedded(name: str) -> tuple[dict[str, VectorSet], tuple[str, ...]]:
     from sklearn import datasets
 
-    data = datasets.load_breast_cancer() if name == "breast-cancer" else datasets.load_digits()
+    data = getattr(datasets, _EMBEDDED[name])()
     features = torch.from_numpy(data.data.astype(np.float32))
     labels = torch.from_numpy(data.target.astype(np.int64))
     return {"train": VectorSet(features, labels)}, tuple(str(word) for word in data.target_names)
@@ -154,21 +156,32 @@ def _embedded(name: str) -> tuple[dict[str, VectorSet], tuple[str, ...]]:
 def _archive(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Features and labels by split; an array of pickled objects is refused, since reading it would run its code."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {k: loaded[k] for k in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except FileNotFoundError:
         raise DataError("--data: no such file", where=path) from None
     except Exception as error:  # numpy and zipfile each have kinds of their own for a file that is cut
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        pickled = "allow_pickle" in str(error)
+        line = "it holds pickled objects, which could run code" if pickled else str(error).strip().split("\n")[0]
         raise DataError(
-            f"cannot read the archive: {line}", where=path, cure="Save plain arrays with numpy.savez"
+            f"cannot read the archive: {line or type(error).__name__}",
+            where=path,
+            cure="Save plain arrays of numbers with numpy.savez",
         ) from error
+    if not isinstance(arrays, dict):
+        raise DataError("one array, no archive of them", where=path, cure="Save x and y with numpy.savez")
     parts = {}
     for suffix, part in {"": "train", **{f"_{word}": part for word, part in FILE_SPLITS.items()}}.items():
-        features, labels = (next((arrays[k + suffix] for k in keys if k + suffix in arrays), None) for keys in
-                            (FEATURE_KEYS, LABEL_KEYS))  # fmt: skip
-        if features is not None and labels is not None:
-            parts[part] = (features, labels)
+        features, labels = ([k + suffix for k in keys if k + suffix in arrays] for keys in (FEATURE_KEYS, LABEL_KEYS))
+        if not features and not labels:
+            continue
+        if len(features) != 1 or len(labels) != 1 or part in parts:
+            raise DataError(
+                f"not one array of features and one of labels for '{part}' among {', '.join(arrays)}",
+                where=path,
+                cure="Name the arrays x and y, or x_train, y_train, x_test, y_test",
+            )
+        parts[part] = (arrays[features[0]], arrays[labels[0]])
     if not parts:
         raise DataError(
             f"no features and labels among {', '.join(arrays) or 'nothing'}",
@@ -178,18 +191,20 @@ def _archive(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return parts
 
 
-def _names(labels: list[np.ndarray]) -> tuple[str, ...]:
+def _names(labels: list[np.ndarray], where: str) -> tuple[str, ...]:
     """The classes that occur in any split, in order."""
     kinds = {array.dtype.kind for array in labels}
     if not kinds <= {"i", "u"} and not kinds <= {"U"}:
         raise DataError(
-            f"labels of dtype {', '.join(str(array.dtype) for array in labels)}", cure="Give whole numbers or names"
+            f"labels of dtype {', '.join(str(array.dtype) for array in labels)}",
+            where=where,
+            cure="Give whole numbers or names",
         )
     return tuple(str(value) for value in sorted({value for array in labels for value in array.ravel().tolist()}))
 
 
 def _of_arrays(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...], where: str) -> VectorSet:
-    if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
+    if features.ndim != 2 or not features.size or labels.ndim != 1 or len(features) != len(labels):
         raise DataError(
             f"features {list(features.shape)} and labels {list(labels.shape)} do not go together", where=where
         )
@@ -226,6 +241,10 @@ def _table_features(table: TextTable, order: list[str]) -> Tensor:
         values = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError):
         raise _no_number(table, rows, list(columns) if "features" not in columns else None) from None
+    if values.ndim != 2 or not values.shape[1]:
+        raise DataError(
+            "the columns of features are no plain numbers", where=table.where, cure="Name a column of lists 'features'"
+        )
     return _finite(values, table.place)
 
 

@@ -9,7 +9,6 @@ from kdedge.data import load_data
 from kdedge.distillation import distill
 from kdedge.errors import DataError
 from kdedge.evaluation import evaluate
-from kdedge.examples import batches
 from kdedge.feeds import StreamFeed, make_feed
 from kdedge.recipe import AugmentRecipe, DataRecipe
 from kdedge.recipe_file import load_recipe
@@ -68,7 +67,7 @@ def test_an_image_that_cannot_be_scored_is_named(photos: Path) -> None:
     splits = load_data(recipe, str(photos))
     with pytest.raises(DataError, match=r"cannot be read .*7\.jpg"):
         for part in (splits.train, splits.validation, splits.test):
-            list(batches(part, 4))
+            list(part.batches(4))
 
 
 def test_leaving_a_stream_leaves_no_thread(photos: Path) -> None:

@@ -57,7 +57,10 @@ def test_tables_of_columns_and_of_lists(tmp_path: Path) -> None:
         ({"x": ROWS.astype(complex), "y": [0, 1, 0, 1]}, "no real numbers"),
         ({"x": ROWS, "y": [0.5, 1, 0, 1]}, "labels of dtype float64"),
         ({"z": ROWS}, "no features and labels among z"),
-        ({"x": np.array([[1], [2]], dtype=object), "y": [0, 1]}, "cannot read the archive"),
+        ({"x": np.array([[1], [2]], dtype=object), "y": [0, 1]}, "it holds pickled objects"),
+        ({"x": ROWS[:, :0], "y": [0, 1, 0, 1]}, "do not go together"),
+        ({"x_train": ROWS, "y_train": [0, 1, 0, 1], "x_test": ROWS}, "not one array of features and one of labels"),
+        ({"x": ROWS, "y": [0, 1, 0, 1], "x_train": ROWS, "y_train": [0, 1, 0, 1]}, "not one array"),
         ({"x_train": ROWS, "y_train": [0, 1, 0, 1], "x_test": ROWS[:, :1], "y_test": [0, 1, 0, 1]}, "unlike width"),
     ],
 )
@@ -74,6 +77,16 @@ def test_a_bad_table_names_its_row(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"features": [1, 2], "label": "x"}\n{"features": [1], "label": "y"}')
     with pytest.raises(DataError, match=r"1 features, the first row has 2 .*line 2"):
         read_vectors(str(tmp_path / "t.jsonl"))
+    (tmp_path / "t.csv").write_text("a,a,label\n1,2,x\n3,4,y\n")
+    with pytest.raises(DataError, match="two columns are called 'a'"):
+        read_vectors(str(tmp_path / "t.csv"))
+    (tmp_path / "t.jsonl").write_text('{"embedding": [1, 2], "label": "x"}\n{"embedding": [1, 3], "label": "y"}')
+    with pytest.raises(DataError, match="Name a column of lists 'features'"):
+        read_vectors(str(tmp_path / "t.jsonl"))
+    np.save(tmp_path / "one.npy", ROWS)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(DataError, match="one array, no archive"):
+        read_vectors(str(tmp_path / "one.npz"))
     path = tmp_path / "cut.npz"
     archive(path, x=ROWS, y=[0, 1, 0, 1])
     path.write_bytes(path.read_bytes()[:200])
@@ -81,6 +94,20 @@ def test_a_bad_table_names_its_row(tmp_path: Path) -> None:
         read_vectors(str(path))
     with pytest.raises(DataError, match="no such file"):
         load_data(DataRecipe(name="-"), "./none.npz", "vector-classification")
+
+
+def test_a_class_that_no_training_sample_has_is_refused(tmp_path: Path) -> None:
+    path = archive(
+        tmp_path / "a.npz", x_train=np.tile(ROWS, (5, 1)), y_train=[0, 1] * 10, x_test=ROWS[:2], y_test=[0, 7]
+    )
+    with pytest.raises(DataError, match="no training sample is of class 7"):
+        load_data(DataRecipe(name="-"), path, "vector-classification")
+
+
+def test_an_embedded_set_is_not_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "breast-cancer").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data(DataRecipe(name="breast-cancer"), None, "vector-classification").labels) == 2
 
 
 def test_columns_of_splits_are_matched_by_name(tmp_path: Path) -> None:
@@ -99,6 +126,11 @@ def test_features_are_normalised_by_the_training_split() -> None:
     assert x.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     again = restore_preprocessing(json.loads(json.dumps(fitted.to_dict())), {})
     assert again == fitted
+
+
+def test_small_features_are_no_constants() -> None:
+    (x,) = FeaturePreprocessing.measured(torch.tensor([[1e-20], [3e-20]])).prepare((torch.tensor([[1e-20], [3e-20]]),))
+    torch.testing.assert_close(x, torch.tensor([[-1.0], [1.0]]))
 
 
 def test_the_shipped_recipe_learns_from_the_embedded_data(tmp_path: Path) -> None:
