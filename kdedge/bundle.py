@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
 from kdedge.files import read_json, sha256_file, write_json
-from kdedge.inputs import InputSpec, examples
+from kdedge.inputs import InputSpec, examples, output_count
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
 
@@ -222,7 +222,7 @@ class Bundle:
         """
         from kdedge.students import rebuild_student
 
-        net = rebuild_student(self.recipe, len(self.labels) or 2, self.preprocessing, self.manifest.get("net"))
+        net = rebuild_student(self.recipe, output_count(self.labels), self.preprocessing, self.manifest.get("net"))
         try:
             net.load_state_dict(self._tensors(FLOAT_WEIGHTS))
         except RuntimeError as error:

@@ -23,7 +23,7 @@ from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
 from kdedge.feeds import make_feed
 from kdedge.files import atomic_path
-from kdedge.inputs import examples
+from kdedge.inputs import examples, output_count
 from kdedge.metrics import Scores, in_words, scores_from_dict
 from kdedge.objective import Objective
 from kdedge.optimization import cpu_has_bfloat16
@@ -31,7 +31,7 @@ from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.recipe import DistillRecipe, TrainingRecipe
 from kdedge.run_folder import RunFolder
 from kdedge.stage import Setting, Stage
-from kdedge.students import build_student, preprocessing_of
+from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import FIT, NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
 from kdedge.train import place, train
@@ -180,18 +180,20 @@ class _Pipeline:
         """The converged float student."""
         recipe = self.recipe
         torch.manual_seed(_seed(recipe.seed, "student init"))
-        fresh = build_student(recipe, len(self.splits.labels) or 2, self.preprocessing, teacher)
+        fresh = build_student(recipe, output_count(self.splits.labels), self.preprocessing, teacher)
         net = place(fresh, self.setting.device)
         self._take_inputs_of(net)
         path = self.run.checkpoints / "student.safetensors"
         if self.run.finished("student") and path.exists():
             load_tensors(net, path)
             return net.eval()
+        objective = Objective(recipe.distillation, recipe.student.training.label_smoothing)
         stage = Stage(
             "student",
             recipe.student.training,
             () if teacher is None else (teacher,),
-            Objective(recipe.distillation, recipe.student.training.label_smoothing),
+            objective,
+            projection=projection(net, teacher, recipe.distillation) if objective.needs_states else None,
             guide_precision=recipe.distillation.teacher_precision,
             cached_views=recipe.distillation.cached_views,
         )

@@ -67,6 +67,11 @@ def common_length(mask: Tensor) -> int:
     return min(mask.shape[1], -(-int(mask.sum(1).max()) // LENGTH_STEP) * LENGTH_STEP)
 
 
+def output_count(labels: tuple[str, ...]) -> int:
+    """Rows of a net's last layer: one a class, or start and end of an answer where there are no classes."""
+    return len(labels) or 2
+
+
 def image_input(channels: int, size: tuple[int, int]) -> InputSpec:
     """The one input of an image net; ``size`` is (height, width) in pixels."""
     return InputSpec("image", "float32", (channels, *size), "NCHW")

@@ -14,8 +14,8 @@ T = TypeVar("T")
 def prefetch(batches: Iterable[B], decode: Callable[[B], T], *, workers: int, depth: int) -> Generator[T, None, None]:
     """``decode(batch)`` of every batch, in order, up to ``depth`` of them ahead of the one that is in use.
 
-    Threads, since Pillow lets go of Python's lock while it decodes and resizes: on two busy cores they load as fast as
-    worker processes or a little faster (benchmarks/image_loading.py), and pass nothing through shared memory.
+    Threads, since Pillow lets go of Python's lock while it decodes and resizes, and nothing passes through shared
+    memory; benchmarks/image_loading.py compares them with worker processes.
 
     Whoever leaves a loop over this early, be it by an exception or by Ctrl-C, leaves no thread behind: what was not
     begun is dropped, and what was begun is waited for, one batch a worker at most. Hold the iterator in no name that

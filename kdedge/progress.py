@@ -14,7 +14,7 @@ class Progress(Protocol):
     def begin(self, stage: str, total_steps: int, done_steps: int) -> None:
         """A stage starts, ``done_steps`` of it taken over from a checkpoint."""
 
-    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, samples_per_s: float) -> None:
         """A step is done; figures are running means of the epoch."""
 
     def end(self, stage: str) -> None:
@@ -30,7 +30,7 @@ class Silent:
     def begin(self, stage: str, total_steps: int, done_steps: int) -> None:
         """Nothing."""
 
-    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, samples_per_s: float) -> None:
         """Nothing."""
 
     def end(self, stage: str) -> None:
@@ -41,7 +41,7 @@ class Silent:
 
 
 class Live:
-    """A bar with loss, accuracy, images/s and time left; plain lines where stderr is no terminal."""
+    """A bar with loss, accuracy, samples/s and time left; plain lines where stderr is no terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -54,7 +54,7 @@ class Live:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("epoch {task.fields[epoch]:>3}  loss {task.fields[loss]:.3f}"),
-            TextColumn("acc {task.fields[accuracy]:.3f}  {task.fields[rate]:.0f} img/s"),
+            TextColumn("acc {task.fields[accuracy]:.3f}  {task.fields[rate]:.0f} samples/s"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
@@ -69,10 +69,10 @@ class Live:
         )
         self._bar.start()
 
-    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, done_steps: int, *, epoch: int, loss: float, accuracy: float, samples_per_s: float) -> None:
         """A step is done."""
         self._bar.update(
-            self._task, completed=done_steps, epoch=epoch + 1, loss=loss, accuracy=accuracy, rate=images_per_s
+            self._task, completed=done_steps, epoch=epoch + 1, loss=loss, accuracy=accuracy, rate=samples_per_s
         )
 
     def end(self, stage: str) -> None:

@@ -189,7 +189,8 @@ class ModelRecipe:
         stem: ``imagenet`` (as torchvision has it), ``cifar`` (stride 1, no max-pool; every stage sees twice to
             four times the resolution) or ``cifar-stride2`` (between the two).
         width: Width multiplier, for nets that have one.
-        dropout: Before the classifier (of the MLP: after each hidden layer); None keeps the net's own.
+        dropout: Before the classifier (of the MLP: after each hidden layer; of text nets: every rate); None keeps the
+            net's own.
         layers: Layers of the teacher that a text student starts from (Sanh et al. 2019), the first is 0; None takes
             every other one.
         training: Its stage.

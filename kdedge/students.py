@@ -8,11 +8,12 @@ from typing import Any, cast
 from torch import nn
 
 from kdedge import models
+from kdedge.errors import ModelError
 from kdedge.examples import Preprocessing
-from kdedge.recipe import DistillRecipe
+from kdedge.recipe import DistillationRecipe, DistillRecipe
 from kdedge.text import Architecture, TextNet, student_of
 from kdedge.text.config import ARCHITECTURES
-from kdedge.text_teacher import find_text_net, is_users_own, users_own_text_net
+from kdedge.text_teacher import find_text_net, is_users_own, users_own_text_net, with_dropout
 from kdedge.tokenization import TextPreprocessing
 
 
@@ -62,6 +63,34 @@ def preprocessing_of(student: nn.Module, preprocessing: Preprocessing) -> Prepro
     return preprocessing
 
 
+def projection(student: nn.Module, teacher: nn.Module | None, wish: DistillationRecipe) -> nn.Linear | None:
+    """What takes the student's hidden states to the teacher's width; None where the widths are equal.
+
+    Raises:
+        ModelError: one of the two has no states to compare, or the losses do not fit their sizes.
+    """
+    for role, net in (("student", student), ("teacher", teacher)):
+        if not isinstance(net, TextNet):
+            raise ModelError(
+                f"the {role} is no text net of kdedge, so it has no hidden states and attention to follow",
+                cure="Set distillation.hidden_weight and distillation.attention_weight to 0",
+            )
+    ours, theirs = (cast(TextNet, net).config for net in (student, teacher))
+    if wish.attention_weight and ours.heads != theirs.heads:
+        raise ModelError(
+            f"the student has {ours.heads} attention heads, the teacher {theirs.heads}",
+            cure="Set distillation.attention_weight to 0",
+        )
+    if not wish.hidden_weight or ours.hidden == theirs.hidden:
+        return None
+    if wish.hidden_loss == "cosine":
+        raise ModelError(
+            f"the student's hidden states are {ours.hidden} wide, the teacher's {theirs.hidden}",
+            cure="Set distillation.hidden_loss to mse, which projects them",
+        )
+    return nn.Linear(ours.hidden, theirs.hidden)
+
+
 def _text_student(
     recipe: DistillRecipe, classes: int, preprocessing: TextPreprocessing, teacher: nn.Module | None
 ) -> nn.Module:
@@ -69,15 +98,7 @@ def _text_student(
     if is_users_own(wish.model):
         return users_own_text_net(wish.model, classes, preprocessing)
     if wish.model not in ARCHITECTURES:
-        return _with_dropout(find_text_net(wish.model, recipe.task, classes, preprocessing).net, wish.dropout)
+        return with_dropout(find_text_net(wish.model, recipe.task, classes, preprocessing).net, wish.dropout)
     if not isinstance(teacher, TextNet):
         teacher = find_text_net(recipe.teacher.model, recipe.task, classes, preprocessing).net
-    return _with_dropout(student_of(teacher, wish.layers, cast(Architecture, wish.model)), wish.dropout)
-
-
-def _with_dropout(net: nn.Module, rate: float | None) -> nn.Module:
-    if rate is not None:
-        for module in net.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = rate
-    return net
+    return with_dropout(student_of(teacher, wish.layers, cast(Architecture, wish.model)), wish.dropout)

@@ -21,7 +21,7 @@ from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
 from kdedge.text import TextNet
-from kdedge.text_teacher import check_fits, find_text_teacher, label_order, reorder
+from kdedge.text_teacher import check_fits, find_text_teacher, label_order, reorder, with_dropout
 from kdedge.tokenization import TextPreprocessing
 
 WEIGHTS = "teacher.safetensors"
@@ -78,7 +78,7 @@ def _of_images(
     if path.is_file():
         return _state_dict(path, recipe.teacher, splits, shape)
     if ":" in spec and "/" not in spec:
-        return _torchvision(spec, splits, shape)
+        return _torchvision(spec, splits, preprocessing)
     on_hub = path.is_dir() or (spec.count("/") == 1 and not spec.startswith((".", "/", "~")))
     if on_hub and isinstance(preprocessing, ImagePreprocessing):
         return _hugging_face(spec, splits, preprocessing)
@@ -96,7 +96,7 @@ def _text(spec: str, recipe: DistillRecipe, splits: DataSplits[Any], preprocessi
         return load_teacher(folder, splits, preprocessing)
     text = cast(TextPreprocessing, preprocessing)
     net, to_train = find_text_teacher(spec, recipe.task, splits.labels, text)
-    return Teacher(net, spec, recipe.teacher if to_train else None)
+    return Teacher(with_dropout(net, recipe.teacher.dropout), spec, recipe.teacher if to_train else None)
 
 
 def save_teacher(
@@ -217,8 +217,8 @@ def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits[Any], shape:
     return Teacher(net, f"{recipe.model} ({path.name})")
 
 
-def _torchvision(spec: str, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
-    """``resnet50:IMAGENET1K_V2``: torchvision's weights, downloaded by torchvision."""
+def _torchvision(spec: str, splits: DataSplits[Any], preprocessing: Preprocessing) -> Teacher:
+    """``resnet50:IMAGENET1K_V2``: weights that torchvision downloads, behind the preprocessing that they want."""
     from torchvision import models as tv
 
     name, _, weights_name = spec.partition(":")
@@ -229,7 +229,12 @@ def _torchvision(spec: str, splits: DataSplits[Any], shape: models.Shape) -> Tea
         raise ModelError(f"torchvision knows no '{spec}': {error}") from error
     except OSError as error:
         raise ModelError(f"cannot download '{spec}': {error}", cure="Bring the file along as --teacher FILE") from error
-    models.check_output(net, spec, len(splits.labels), shape)
+    if isinstance(preprocessing, ImagePreprocessing):
+        wanted = weights.transforms()
+        side = wanted.crop_size[0]
+        theirs = ImagePreprocessing((side, side), len(wanted.mean), tuple(wanted.mean), tuple(wanted.std))
+        net = _Adapted(net, preprocessing, theirs, None)
+    models.check_output(net, spec, len(splits.labels), preprocessing.inputs[0].shape)
     return Teacher(net, spec)
 
 

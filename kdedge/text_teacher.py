@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kdedge.errors import ModelError
+from kdedge.inputs import output_count
 from kdedge.recipe import Task
 from kdedge.text import PACKAGE, Pretrained, TextNet, from_config, from_pretrained
 from kdedge.text.config import TextTask
@@ -54,7 +55,7 @@ def find_text_teacher(
     Raises:
         ModelError: unknown, or of other classes than the data.
     """
-    classes = len(labels) or 2
+    classes = output_count(labels)
     if is_users_own(model):
         return users_own_text_net(model, classes, preprocessing), True
     found = find_text_net(model, task, classes, preprocessing)
@@ -137,6 +138,15 @@ def users_own_text_net(spec: str, classes: int, preprocessing: TextPreprocessing
         raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module) or not isinstance(logits, torch.Tensor) or logits.shape[:2] != (2, classes):
         raise ModelError(f"{spec} does not return logits of {classes} classes (start and end for questions)")
+    return net
+
+
+def with_dropout(net: nn.Module, rate: float | None) -> nn.Module:
+    """The net with one rate in all of its dropouts; None leaves them as they are."""
+    if rate is not None:
+        for module in net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
     return net
 
 

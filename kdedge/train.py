@@ -86,7 +86,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                         epoch=epoch,
                         loss=at.loss_sum / at.seen,
                         accuracy=at.right / at.seen,
-                        images_per_s=at.step * batch / at.elapsed_s,
+                        samples_per_s=at.step * batch / at.elapsed_s,
                     )
                     if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
                         run.save()

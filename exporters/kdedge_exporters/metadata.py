@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
-from kdedge.inputs import InputSpec
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
@@ -39,15 +38,6 @@ class ArtifactInput:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {**vars(self), "shape": list(self.shape)}
-
-
-def input_specs(inputs: Sequence[InputSpec] | Sequence[int]) -> tuple[InputSpec, ...]:
-    """Inputs as they are; a bare shape, without the batch axis, stands for one float32 input of it."""
-    specs = tuple(entry for entry in inputs if isinstance(entry, InputSpec))
-    if specs:
-        return specs
-    shape = tuple(entry for entry in inputs if isinstance(entry, int))
-    return (InputSpec("image", "float32", shape, "NCHW" if len(shape) == 3 else "NC"),)
 
 
 def describe(

@@ -23,7 +23,6 @@ from kdedge_exporters.metadata import (
     ArtifactInput,
     describe,
     encode,
-    input_specs,
 )
 from kdedge_exporters.onnx_values import sizes
 
@@ -74,12 +73,12 @@ def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -
     return float_ops
 
 
-def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...] | tuple[int, ...]) -> ir.Model:
-    """Torch's own translation for ``input_specs(inputs)``; what it prints is no concern of the user's."""
+def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...]) -> ir.Model:
+    """Torch's own translation; what it prints is no concern of the user's."""
     import torch
     from kdedge.inputs import examples
 
-    batch = examples(input_specs(inputs), 2)
+    batch = examples(inputs, 2)
     opset = _GELU_OPSET if _has_quantised_gelu(module) else OPSET
     with _quiet():
         program = torch.onnx.export(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode, input_specs
+from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +65,8 @@ def write(
     return float_ops
 
 
-def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...] | tuple[int, ...], precision: str) -> bytes:
-    """litert-torch's conversion for ``input_specs(inputs)``, silenced."""
+def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision: str) -> bytes:
+    """litert-torch's conversion, silenced."""
     from kdedge.inputs import examples
 
     with _quiet():
@@ -79,7 +79,7 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...] | tuple[in
         if precision == "int8":
             unfold_weights(module)  # type: ignore[arg-type]
             options["quant_config"] = _static_config()
-        batch = examples(input_specs(inputs), 1)
+        batch = examples(inputs, 1)
         images = [position for position, example in enumerate(batch) if example.ndim == 4]
         if images:
             module = litert_torch.to_channel_last_io(module, args=images)

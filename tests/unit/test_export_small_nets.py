@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from kdedge import quantize
+from kdedge.inputs import image_input
 from tests import small_nets
 
 from kdedge_agent import runtimes, tensors
 from kdedge_exporters import onnx, onnx_passes, tflite, tflite_file
 
 SHAPE = (3, 16, 16)
+INPUTS = (image_input(3, (16, 16)),)
 
 
 def prepared_and_logits(name: str, images: torch.Tensor) -> tuple[quantize.capture.GraphModule, np.ndarray, float]:  # type: ignore[name-defined]
@@ -31,7 +33,7 @@ def test_onnx_runtime_agrees_with_torch_within_a_step(name: str, tmp_path: Path)
 
     images = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(5))
     prepared, expected, step = prepared_and_logits(name, images)
-    model = onnx._translate(quantize.convert(prepared), SHAPE)
+    model = onnx._translate(quantize.convert(prepared), INPUTS)
     onnx_passes.to_integer_form(model)
     assert onnx_passes.float_ops(model, {}) == []
     onnx_passes.tidy(model)
@@ -48,7 +50,7 @@ def test_litert_agrees_with_torch_within_a_step(name: str, tmp_path: Path) -> No
     prepared, expected, step = prepared_and_logits(name, images)
     single = quantize.prepare_qat(small_nets.build(name, seed=9), (torch.zeros(1, *SHAPE),), dynamic_batch=False)
     quantize.load_quantised_state(single, quantize.quantised_state(prepared))
-    model = tflite_file.read(tflite._translate(quantize.convert(single), SHAPE, "int8"))
+    model = tflite_file.read(tflite._translate(quantize.convert(single), INPUTS, "int8"))
     assert tflite_file.float_ops(model) == []
     (tmp_path / "net.tflite").write_bytes(tflite_file.pack(model))
     session = runtimes.load(str(tmp_path / "net.tflite"), "tflite")

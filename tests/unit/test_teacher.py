@@ -153,3 +153,25 @@ def test_a_hugging_face_teacher_behind_its_own_preprocessing(
     torch.testing.assert_close(ours, theirs[:, order], rtol=1e-3, atol=1e-3)
     with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
         find_teacher(str(hub_folder), recipe, fewer(splits), preprocessing)
+
+
+def test_torchvisions_weights_see_images_as_they_were_trained_with(
+    recipe: DistillRecipe, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the download is replaced: the weights are random, net and preprocessing torchvision's own."""
+    import kdedge.torchvision_compat  # noqa: F401
+    from torch.nn import functional
+    from torchvision import models as tv
+
+    torch.manual_seed(0)
+    own = tv.resnet18()
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: own.state_dict())
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: own.state_dict())
+    many = dataclasses.replace(splits, labels=tuple(map(str, range(1000))))
+    ours = ImagePreprocessing((16, 16), 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    found = find_teacher("resnet18:IMAGENET1K_V1", recipe, many, ours)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    theirs = ImagePreprocessing((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).normalise(pixels)
+    expected = own.eval()(functional.interpolate(theirs, (224, 224), mode="bilinear", antialias=True))
+    with torch.no_grad():
+        torch.testing.assert_close(found.net.eval()(ours.normalise(pixels)), expected, rtol=1e-3, atol=1e-3)
