@@ -4,8 +4,7 @@ BERT's residual sums hold a channel or two that are a hundred times as large as 
 Blankevoort 2021, arXiv:2109.12948, section 3); a range from minimum to maximum leaves the rest a handful of steps. A
 layer norm divides by the deviation of its row: an entry that dominates it becomes √H whatever it was, so that clipping
 the outliers costs little and finer steps gain much. The clip is the factor on the range that brings the layer norm's
-output, on data, closest to the one without quantisation. On a MiniLM-L6 (SST-2, 300 sentences, no training after
-calibration) it took the mean distance of the logits from 0.27 to 0.10 and the agreement from 0.930 to 0.983.
+output, on data, closest to the one without quantisation.
 """
 
 from __future__ import annotations
