@@ -1,8 +1,8 @@
 """A distillation step of kdedge against a plain loop, interleaved in one process.
 
 The plain loop is what tutorials show: contiguous tensors, the same nets, loss and optimizer. kdedge's step is the one
-that ``kdedge.train`` runs: channels_last throughout, small maps as matrix products. Printed: ratio plain / kdedge
-(higher is better) per pair, with n, median, and spread; once for the whole step (student on CPU plus teacher's
+that ``kdedge.training.loop`` runs: channels_last throughout, small maps as matrix products. Printed: ratio plain /
+kdedge (higher is better) per pair, with n, median, and spread; once for the whole step (student on CPU plus teacher's
 forward), once for the student alone (labels, or teacher logits from the cache). The claim: at least 1.4 for the
 MobileNetV2 student on a CPU.
 
@@ -20,12 +20,12 @@ from collections.abc import Callable
 
 import torch
 from kdedge import models
-from kdedge.feeds import Batch
-from kdedge.objective import Objective, Outputs
 from kdedge.recipe import DistillationRecipe, ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.stage import Stage
-from kdedge.train import guide_logits, place, train_step
+from kdedge.training.feeds import Batch
+from kdedge.training.loop import guide_logits, place, train_step
+from kdedge.training.objective import Objective, Outputs
+from kdedge.training.stage import Stage
 from torch import Tensor, nn
 
 CLASSES = 10

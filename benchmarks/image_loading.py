@@ -22,15 +22,15 @@ from pathlib import Path
 import PIL
 import torch
 from kdedge import models
-from kdedge.feeds import Batch
-from kdedge.image_sources import list_class_folders
-from kdedge.image_stream import EpochCrops, LazyImageSet
+from kdedge.data.image_stream import EpochCrops, LazyImageSet
+from kdedge.data.images import list_class_folders
+from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.prefetch import prefetch
-from kdedge.preprocessing import ImagePreprocessing
 from kdedge.recipe import DataRecipe, ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.stage import Stage
-from kdedge.train import place, train_step
+from kdedge.training.feeds import Batch
+from kdedge.training.loop import place, train_step
+from kdedge.training.stage import Stage
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import torch
 from kdedge import models, quantize
-from kdedge.feeds import Batch
 from kdedge.recipe import ModelRecipe, TrainingRecipe
-from kdedge.stage import Stage
-from kdedge.train import place, train_step
+from kdedge.training.feeds import Batch
+from kdedge.training.loop import place, train_step
+from kdedge.training.stage import Stage
 from torch import nn
 
 SHAPE = (3, 32, 32)

@@ -15,11 +15,11 @@ import time
 
 import torch
 from kdedge import models
-from kdedge.feeds import Batch
 from kdedge.recipe import ModelRecipe, Precision, Stem, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
-from kdedge.stage import Stage
-from kdedge.train import place, train_step
+from kdedge.training.feeds import Batch
+from kdedge.training.loop import place, train_step
+from kdedge.training.stage import Stage
 
 CASES: tuple[tuple[str, Stem, Precision], ...] = (
     ("resnet50", "cifar-stride2", "bfloat16"),

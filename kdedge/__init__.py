@@ -34,7 +34,7 @@ _API = {
     "evaluate": "kdedge.evaluation",
     "export": "kdedge_exporters",
     "load_artifact": "kdedge_exporters.artifact",
-    "load_data": "kdedge.data",
+    "load_data": "kdedge.data.splits",
     "load_recipe": "kdedge.recipe_file",
     "report": "kdedge.reporting",
     "shipped_recipes": "kdedge.recipe_file",

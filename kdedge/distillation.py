@@ -16,25 +16,25 @@ from torch.fx import GraphModule
 
 from kdedge import quantize
 from kdedge.bundle import Bundle, library_versions, write_bundle
-from kdedge.checkpoint import load_tensors, save_tensors
-from kdedge.data import SPLITS, DataSplits, load_data
+from kdedge.data.splits import SPLITS, DataSplits, load_data
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
-from kdedge.feeds import make_feed
 from kdedge.files import atomic_path
 from kdedge.inputs import examples, output_count
 from kdedge.metrics import Scores, in_words, scores_from_dict
-from kdedge.objective import Objective
-from kdedge.optimization import cpu_has_bfloat16
 from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.recipe import DistillRecipe, TrainingRecipe
 from kdedge.run_folder import RunFolder
-from kdedge.stage import Setting, Stage
 from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import FIT, NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
-from kdedge.train import place, train
+from kdedge.training.checkpoint import load_tensors, save_tensors
+from kdedge.training.feeds import make_feed
+from kdedge.training.loop import place, train
+from kdedge.training.objective import Objective
+from kdedge.training.optimization import cpu_has_bfloat16
+from kdedge.training.stage import Setting, Stage
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def in_words(scores: dict[str, Any]) -> str:
 def scores_from_dict(data: dict[str, Any]) -> Scores:
     """The scores that ``to_dict`` gave."""
     if "exact_match" in data:
-        from kdedge.question_metrics import AnswerMetrics
+        from kdedge.questions.metrics import AnswerMetrics
 
         return AnswerMetrics(int(data["n"]), float(data["exact_match"]), float(data["f1"]))
     return Metrics(int(data["n"]), float(data["accuracy"]), float(data["f1_macro"]))

@@ -13,8 +13,8 @@ from kdedge.examples import Preprocessing
 from kdedge.recipe import DistillationRecipe, DistillRecipe
 from kdedge.text import Architecture, TextNet, student_of
 from kdedge.text.config import ARCHITECTURES
-from kdedge.text_teacher import find_text_net, is_users_own, users_own_text_net, with_dropout
-from kdedge.tokenization import TextPreprocessing
+from kdedge.text.teacher import find_text_net, is_users_own, users_own_text_net, with_dropout
+from kdedge.text.tokenization import TextPreprocessing
 
 
 def build_student(

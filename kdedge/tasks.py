@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge.errors import ModelError
-from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
+from kdedge.images.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe, Task
 
 if TYPE_CHECKING:
-    from kdedge.data import DataSplits
+    from kdedge.data.splits import DataSplits
     from kdedge.examples import Preprocessing
 
 NOUNS: dict[Task, str] = {
@@ -41,8 +41,8 @@ def _fit_images(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | N
 def _fit_text(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | None) -> Preprocessing:
     """The tokenizer that the recipe names, else the teacher's; nothing is taken from the data."""
     from kdedge.text import resolve_source
-    from kdedge.text_teacher import BASES, is_users_own
-    from kdedge.tokenization import TextPreprocessing
+    from kdedge.text.teacher import BASES, is_users_own
+    from kdedge.text.tokenization import TextPreprocessing
 
     del splits
     source = recipe.text.tokenizer or teacher or recipe.teacher.model
@@ -65,7 +65,7 @@ def _fit_text(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | Non
 
 
 def _fit_vectors(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | None) -> Preprocessing:
-    from kdedge.vector_sources import FeaturePreprocessing
+    from kdedge.data.vectors import FeaturePreprocessing
 
     del recipe, teacher
     return FeaturePreprocessing.measured(splits.train.features)
@@ -86,13 +86,13 @@ def _restore_images(data: Mapping[str, Any], files: Mapping[str, str]) -> Prepro
 
 
 def _restore_text(data: Mapping[str, Any], files: Mapping[str, str]) -> Preprocessing:
-    from kdedge.tokenization import TOKENIZER, TextPreprocessing
+    from kdedge.text.tokenization import TOKENIZER, TextPreprocessing
 
     return TextPreprocessing.from_dict(dict(data), files[TOKENIZER])
 
 
 def _restore_vectors(data: Mapping[str, Any], files: Mapping[str, str]) -> Preprocessing:
-    from kdedge.vector_sources import FeaturePreprocessing
+    from kdedge.data.vectors import FeaturePreprocessing
 
     del files
     return FeaturePreprocessing.from_dict(data)

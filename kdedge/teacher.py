@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdedge import models
-from kdedge.checkpoint import save_tensors
-from kdedge.data import DataSplits
+from kdedge.data.splits import DataSplits
 from kdedge.errors import KdedgeError, ModelError
 from kdedge.examples import Preprocessing
 from kdedge.files import read_json, write_atomic, write_json
-from kdedge.preprocessing import ImagePreprocessing
+from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
 from kdedge.text import TextNet
-from kdedge.text_teacher import check_fits, find_text_teacher, label_order, reorder, with_dropout
-from kdedge.tokenization import TextPreprocessing
+from kdedge.text.teacher import check_fits, find_text_teacher, label_order, reorder, with_dropout
+from kdedge.text.tokenization import TextPreprocessing
+from kdedge.training.checkpoint import save_tensors
 
 WEIGHTS = "teacher.safetensors"
 CARD = "teacher.json"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from kdedge import models, quantize
 from kdedge.bundle import Bundle, write_bundle
-from kdedge.preprocessing import ImagePreprocessing
+from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.recipe_file import load_recipe
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ from kdedge import quantize, text
 from kdedge.bundle import Bundle, write_bundle
 from kdedge.inputs import examples
 from kdedge.recipe_file import load_recipe
-from kdedge.tokenization import TextPreprocessing
+from kdedge.text.tokenization import TextPreprocessing
 from tests.text_data import word_piece
 from torch import Tensor, nn
 from torch.fx import GraphModule

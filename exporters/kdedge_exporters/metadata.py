@@ -89,7 +89,7 @@ def describe(
 
 def _files(bundle: Bundle) -> dict[str, dict[str, str]]:
     """What preprocessing needs beside its values, such as a tokenizer, packed; nothing for images."""
-    from kdedge.tokenization import pack_tokenizer
+    from kdedge.text.tokenization import pack_tokenizer
 
     files = bundle.preprocessing.files()
     return {"files": {name: pack_tokenizer(text) for name, text in files.items()}} if files else {}

@@ -32,7 +32,7 @@ class Samples:
         """Of streamed images so many, evenly spaced over the split; of all other data the whole split."""
         import torch
 
-        from kdedge.image_stream import LazyImageSet
+        from kdedge.data.image_stream import LazyImageSet
 
         if not isinstance(self.data, LazyImageSet) or len(self.data) <= count:
             return self
@@ -46,7 +46,7 @@ def for_bundle(bundle: Bundle, data: str | None, split: str) -> Samples:
     Raises:
         DataError: not there, or of other classes.
     """
-    from kdedge.data import load_evaluation
+    from kdedge.data.splits import load_evaluation
     from kdedge.errors import DataError
 
     source = data or str(bundle.manifest["data"]["source"])
@@ -67,10 +67,10 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
         ArtifactError: the file is not kdedge's, so that nobody knows its preprocessing; or no data named.
         DataError: the data are not there, or of other classes.
     """
-    from kdedge.data import load_evaluation
+    from kdedge.data.splits import load_evaluation
     from kdedge.recipe import DataRecipe
     from kdedge.tasks import restore_preprocessing
-    from kdedge.tokenization import unpack_tokenizer
+    from kdedge.text.tokenization import unpack_tokenizer
 
     if metadata is None:
         raise ArtifactError("the file carries no kdedge metadata: its preprocessing and labels are unknown", where=path)

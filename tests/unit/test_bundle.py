@@ -8,7 +8,7 @@ import pytest
 import torch
 from kdedge import quantize
 from kdedge.bundle import Bundle
-from kdedge.data import load_data
+from kdedge.data.splits import load_data
 from kdedge.errors import BundleError
 from kdedge.evaluation import evaluate
 

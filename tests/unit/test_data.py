@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kdedge.data import SPLITS, load_data, load_evaluation
+from kdedge.data.images import ImageSet
+from kdedge.data.splits import SPLITS, load_data, load_evaluation
 from kdedge.errors import DataError
-from kdedge.image_sources import ImageSet
 from kdedge.recipe import DataRecipe
 from PIL import Image
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from kdedge.question_metrics import AnswerMetrics, score_answers
-from kdedge.question_sources import Question, read_questions
+from kdedge.data.questions import Question, read_questions
+from kdedge.questions.metrics import AnswerMetrics, score_answers
 from tests.text_data import SQUAD, needs_squad
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from kdedge import models
-from kdedge.data import DataSplits, load_data
+from kdedge.data.images import ImageSet
+from kdedge.data.splits import DataSplits, load_data
 from kdedge.errors import ModelError
-from kdedge.image_sources import ImageSet
-from kdedge.preprocessing import ImagePreprocessing, measure_preprocessing
+from kdedge.images.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import load_recipe
 from kdedge.teacher import find_teacher, save_teacher

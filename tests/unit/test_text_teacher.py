@@ -13,8 +13,8 @@ from kdedge.errors import ModelError
 from kdedge.recipe_file import load_recipe
 from kdedge.students import projection
 from kdedge.text import TextNet, from_config
-from kdedge.text_teacher import find_text_teacher, label_order
-from kdedge.tokenization import TextPreprocessing
+from kdedge.text.teacher import find_text_teacher, label_order
+from kdedge.text.tokenization import TextPreprocessing
 from tests.text_data import saved, word_piece
 from torch import Tensor, nn
 

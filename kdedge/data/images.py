@@ -1,0 +1,209 @@
+"""Where images come from: embedded digits, class folders, Hub layout; decoded into memory as uint8."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kdedge.data.encoded_images import EncodedImages, ImageFiles, ImageRows, decode
+from kdedge.data.hub import load_hub
+from kdedge.data.parts import SPLIT_NAMES, digest, parts_for
+from kdedge.errors import DataError
+from kdedge.examples import InMemory
+from kdedge.metrics import Metrics, score
+from kdedge.recipe import DataRecipe
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True)
+class ImageSet(InMemory):
+    """Decoded images of one split.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], each below the number of classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The images."""
+        return (self.images,)
+
+    def take(self, index: Tensor) -> ImageSet:
+        """The samples at ``index``, int64 [M]."""
+        return ImageSet(self.images[index], self.labels[index])
+
+    def score(self, logits: Tensor) -> Metrics:
+        """Accuracy and macro F1 of logits [N, classes]."""
+        return score(logits, self.labels)
+
+    def relabelled(self, order: Tensor) -> ImageSet:
+        """The same images with label i as ``order[i]``."""
+        return ImageSet(self.images, order[self.labels])
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 over images and labels."""
+        return digest(self.images, self.labels)
+
+
+def digits(recipe: DataRecipe) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """1,797 handwritten digits of 8×8 pixels, 16 grey levels (UCI, in scikit-learn)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.clip(np.rint(digits.images * (255 / 16)), 0, 255).astype(np.uint8)
+    images = torch.stack([_to_tensor(Image.fromarray(image), recipe) for image in grey])
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    return {"train": ImageSet(images, labels)}, tuple(str(n) for n in range(10))
+
+
+def class_folders(
+    folder: Path, recipe: DataRecipe, split: str | None = None
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """``folder/CLASS/image`` or ``folder/{train,validation,test}/CLASS/image``; decoded as far as ``split`` needs."""
+    parts, names = list_class_folders(folder, split)
+    return {part: _decode_all(files, recipe) for part, files in parts.items()}, names
+
+
+def list_class_folders(folder: Path, split: str | None = None) -> tuple[dict[str, ImageFiles], tuple[str, ...]]:
+    """The files and the classes that ``class_folders`` decodes, none of them opened.
+
+    Raises:
+        DataError: too few classes, one without images, or splits of unlike classes.
+    """
+    children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    splits = {SPLIT_NAMES[p.name.lower()]: p for p in children if p.name.lower() in SPLIT_NAMES}
+    if not splits or ("train" not in splits and len(splits) < len(children)):
+        splits = {"train": folder}
+    names: tuple[str, ...] = ()
+    parts: dict[str, ImageFiles] = {}
+    needed = parts_for(split, splits)
+    for part, root in splits.items():
+        classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if len(classes) < 2:
+            raise DataError(
+                f"found {len(classes)} class folders, at least 2 are needed",
+                where=root,
+                cure="Put the images into one sub-folder a class",
+            )
+        found = tuple(p.name for p in classes)
+        if names and found != names:
+            odd = sorted(set(found) ^ set(names))
+            raise DataError(f"split '{part}' has other classes than the rest: {', '.join(odd[:5])}", where=root)
+        names = found
+        if part in needed:
+            parts[needed[part]] = _list_images(root, classes)
+    return parts, names
+
+
+def _list_images(root: Path, classes: Sequence[Path]) -> ImageFiles:
+    files: list[str] = []
+    labels: list[int] = []
+    for index, folder in enumerate(classes):
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise DataError(
+                f"class '{folder.name}' has no images",
+                where=folder,
+                cure="Add images or remove the folder (known: " + ", ".join(sorted(IMAGE_SUFFIXES)) + ")",
+            )
+        files += [p.relative_to(root).as_posix() for p in images]
+        labels += [index] * len(images)
+    return ImageFiles(root, files, labels)
+
+
+def hub(name: str, recipe: DataRecipe, split: str | None = None) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """A data set of the Hugging Face Hub, by name or as a local folder in its layout; decoded as far as needed."""
+    parts, names = list_hub(name, split)
+    return {part: _decode_all(rows, recipe) for part, rows in parts.items()}, names
+
+
+def list_hub(name: str, split: str | None = None) -> tuple[dict[str, ImageRows], tuple[str, ...]]:
+    """The rows and the classes that ``hub`` decodes, none of them read.
+
+    Raises:
+        DataError: unknown, damaged, or without a column of images or labels.
+    """
+    import datasets
+
+    tables = load_hub(name)
+    parts: dict[str, ImageRows] = {}
+    names: tuple[str, ...] = ()
+    needed = parts_for(split, {SPLIT_NAMES[str(key)] for key in tables if str(key) in SPLIT_NAMES})
+    for key, table in tables.items():
+        if str(key) not in SPLIT_NAMES:
+            continue
+        image_column, label_column = _columns(table, name)
+        feature = table.features[label_column]
+        found = tuple(feature.names) if hasattr(feature, "names") else ()
+        values = table[label_column]
+        names = found or names or tuple(str(n) for n in range(max(values) + 1))
+        part = SPLIT_NAMES[str(key)]
+        if part in needed:
+            cells = table.cast_column(image_column, datasets.Image(decode=False)).data.column(image_column)
+            parts[needed[part]] = ImageRows(cells, list(values), f"{name}, split {key}")
+    return parts, names
+
+
+def _columns(table: Any, name: str) -> tuple[str, str]:
+    """The image column and the label column of a Hub table, by type first, by name second."""
+    import datasets
+
+    features = table.features
+    images = [c for c, f in features.items() if isinstance(f, datasets.Image)]
+    labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    labels = labels or [c for c in ("label", "labels", "fine_label", "class") if c in features]
+    if not images or not labels:
+        raise DataError(
+            f"no {'image' if not images else 'label'} column among {', '.join(features)}",
+            where=name,
+            cure="kdedge looks for a column of type Image and one of type ClassLabel or named 'label'",
+        )
+    return images[0], labels[0]
+
+
+def _to_tensor(image: Image.Image, recipe: DataRecipe) -> Tensor:
+    """Resize the short side to ``image_size``, crop the centre: uint8 [C, H, W]."""
+    pixels = centre_crop(image, recipe.image_size, recipe.image_size, recipe.channels)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def centre_crop(image: Image.Image, short_side: int, size: int, channels: int) -> np.ndarray:
+    """Resize the short side to ``short_side`` pixels, crop the centre: uint8 [size, size, C], C 1 or 3."""
+    image = image.convert("RGB" if channels == 3 else "L")
+    scale = short_side / min(image.size)
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+
+
+def _decode_all(encoded: EncodedImages, recipe: DataRecipe) -> ImageSet:
+    def to_tensor(row: int) -> Tensor | None:
+        return decode(encoded, row, lambda image: _to_tensor(image, recipe), recipe.on_corrupt)
+
+    rows = range(len(encoded.labels))
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        decoded = list(pool.map(to_tensor, rows, chunksize=64))
+    kept = [row for row in rows if decoded[row] is not None]
+    if not kept:
+        raise DataError("no image could be read", where=encoded.where(0) if rows else None)
+    images = torch.stack([image for image in decoded if image is not None])
+    return ImageSet(images, torch.tensor([int(encoded.labels[row]) for row in kept], dtype=torch.int64))

@@ -1,0 +1,1 @@
+"""Questions whose answers are spans of a text: sliding windows, answers out of logits, exact match and F1."""

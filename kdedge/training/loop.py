@@ -1,0 +1,182 @@
+"""The training loop, top to bottom: one function serves the teacher, the float student and QAT."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+import torch
+from torch import Tensor, nn
+
+from kdedge.errors import CheckError
+from kdedge.images.augment import epoch_order
+from kdedge.small_maps import products_on_small_maps
+from kdedge.teacher_cache import TeacherCache
+from kdedge.training.checkpoint import stoppable
+from kdedge.training.feeds import Batch
+from kdedge.training.objective import Outputs, States, share_right
+from kdedge.training.optimization import autocast_dtype, image_size, learning_rate
+from kdedge.training.stage import Setting, Stage
+from kdedge.training.stage_run import StageRun, observe, set_mode
+
+CHECKPOINT_PERIOD_S = 60.0
+
+
+def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
+    """Train ``net`` in place, from the stage's checkpoint where there is one.
+
+    The result depends on recipe, data and seed alone: order and views of an epoch come from counters, so that an
+    interrupted run that goes on equals one that was never interrupted (bit for bit on the CPU).
+
+    Args:
+        net: On ``setting.device``; in QAT a prepared graph.
+        stage: What to do.
+        setting: With what.
+
+    Returns:
+        Seconds spent in this stage, interrupted parts included.
+
+    Raises:
+        KeyboardInterrupt: the user stopped; the checkpoint holds everything up to the last whole step.
+        CheckError: the loss is not finite.
+    """
+    recipe = stage.training
+    data = setting.feed
+    batch = min(recipe.batch_size, len(data))
+    per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
+    total = recipe.epochs * per_epoch
+    run = StageRun(net, stage, setting)
+    run.restore()
+    at, cache, optimizer = run.at, run.cache, run.optimizer
+    setting.progress.begin(stage.name, total, at.step)
+    started = last_saved = time.monotonic()
+    before_s = at.elapsed_s
+    with stoppable() as interrupt, products_on_small_maps(net, setting.device):
+        # Stopped between an epoch's last step and its figures, it still owes them.
+        if at.step and at.step % per_epoch == 0 and at.reported < at.step // per_epoch:
+            run.end_epoch(at.step // per_epoch)
+        while at.step < total and not at.stopped:
+            epoch, first = divmod(at.step, per_epoch)
+            order = epoch_order(len(data), setting.seed, stage.name, epoch)
+            view = epoch % stage.cached_views if cache is not None else epoch
+            size = image_size(recipe, epoch, data.image_size)
+            set_mode(net, stage, at.step / total)
+            if first == 0:
+                at.loss_sum, at.right, at.seen = 0.0, 0, 0
+            indices = [order[number * batch : (number + 1) * batch] for number in range(first, per_epoch)]
+            guided = bool(stage.guides) and stage.objective.needs_guides
+            samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
+            with closing(samples):
+                for index, whole in zip(indices, samples, strict=True):
+                    given = whole.shortened() if getattr(net, "any_length", False) else whole
+                    guide = _guide(stage, given, cache, view=view, index=index)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(recipe, at.step, total)
+                    if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
+                        observe(net, False)
+                    loss, right = train_step(net, optimizer, stage, given, guide)
+                    _require_finite(loss, stage.name, at.step, index)
+                    run.average_weights()
+                    at.add(loss, right, len(index))
+                    at.elapsed_s = before_s + time.monotonic() - started
+                    setting.progress.step(
+                        at.step,
+                        epoch=epoch,
+                        loss=at.loss_sum / at.seen,
+                        accuracy=at.right / at.seen,
+                        samples_per_s=at.step * batch / at.elapsed_s,
+                    )
+                    if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
+                        run.save()
+                        last_saved = time.monotonic()
+                    if interrupt.asked:
+                        setting.progress.end(stage.name)
+                        raise KeyboardInterrupt
+            run.end_epoch(at.step // per_epoch)
+    at.elapsed_s = before_s + time.monotonic() - started
+    set_mode(net, stage, 1.0)
+    run.choose_weights()
+    net.eval()
+    setting.progress.end(stage.name)
+    return at.elapsed_s
+
+
+def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
+    if not math.isfinite(loss):
+        raise CheckError(
+            f"the loss is {loss} at step {step} of stage '{stage}'",
+            where=f"samples {index[:8].tolist()}...",
+            cure="Lower the learning rate or set gradient_clip; the last checkpoint is intact",
+        )
+
+
+def _guide(stage: Stage, batch: Batch, cache: TeacherCache | None, *, view: int, index: Tensor) -> States | None:
+    """What the guides make of these views, logits from the cache where it has them; None without guides."""
+    if not stage.guides or not stage.objective.needs_guides:
+        return None
+    device = batch.labels.device
+    dtype = autocast_dtype(stage.guide_precision, device.type)
+
+    def compute(part: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return guide_logits(stage.guides, batch.guide_rows(part))
+
+    if stage.objective.needs_states:
+        (guide,) = stage.guides
+        with torch.no_grad(), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return with_states(guide, batch.guide_inputs)
+    if cache is None:
+        return Outputs(compute(torch.arange(len(index))))
+    return Outputs(cache.logits(view, index, compute).to(device))
+
+
+def train_step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, batch: Batch, guide: States | None
+) -> tuple[float, float]:
+    """One optimizer step.
+
+    Args:
+        net: In train mode.
+        optimizer: Of its parameters.
+        stage: Loss and precision.
+        batch: Samples; images channels_last for speed.
+        guide: What the guides made of them, or None.
+
+    Returns:
+        (loss in nats, share of right arg-maxes).
+    """
+    recipe = stage.training
+    device = batch.labels.device.type
+    dtype = autocast_dtype(recipe.precision, device)
+    with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+        states = stage.objective.needs_states and guide is not None
+        made = with_states(net, batch.inputs) if states else Outputs(net(*batch.inputs))
+    loss = stage.objective(made, batch.labels, guide, batch.mask, stage.projection)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.gradient_clip:
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.gradient_clip)
+    optimizer.step()
+    return float(loss.detach()), share_right(made.logits.detach(), batch.labels)
+
+
+def with_states(net: nn.Module, inputs: tuple[Tensor, ...]) -> States:
+    """A text net's logits with its hidden states and attention probabilities."""
+    states: States = net.forward_with_states(*inputs)  # type: ignore[operator]
+    return states
+
+
+@torch.no_grad()
+def guide_logits(guides: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> Tensor:
+    """Mean logits float32 [N, ...] of at least one guide."""
+    total: Tensor = guides[0](*inputs).float()
+    for guide in guides[1:]:
+        total = total + guide(*inputs).float()
+    return total / len(guides)
+
+
+def place(net: nn.Module, device: str) -> nn.Module:
+    """Move a net to its device, in the layout that the fast convolutions of CPU and GPU want (see distill_step.py)."""
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,139 @@
+"""Where a stage of training stands: what its checkpoint holds, and the figures after each epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from kdedge import quantize
+from kdedge.evaluation import evaluate
+from kdedge.teacher_cache import TeacherCache
+from kdedge.training.averaging import WeightAverage
+from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
+from kdedge.training.optimization import make_optimizer
+from kdedge.training.patience import Patience
+from kdedge.training.stage import Setting, Stage
+
+
+@dataclass
+class Position:
+    """Where the loop is; kept in the checkpoint."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    loss_sum: float = 0.0
+    right: float = 0.0
+    seen: int = 0
+    reported: int = 0  # epochs whose figures stand in the log
+    stopped: bool = False  # patience ran out
+
+    def add(self, loss: float, right: float, count: int) -> None:
+        """One step more: its mean loss, share of right arg-maxes and number of samples."""
+        self.step += 1
+        self.loss_sum += loss * count
+        self.right += right * count
+        self.seen += count
+
+
+class StageRun:
+    """All that a stage's checkpoint holds, and the figures after each epoch."""
+
+    def __init__(self, net: nn.Module, stage: Stage, setting: Setting) -> None:
+        recipe = stage.training
+        self.net, self.stage, self.setting = net, stage, setting
+        self.path = setting.folder / f"{stage.name}.pt"
+        self.trained = nn.ModuleList([net] if stage.projection is None else [net, stage.projection])
+        self.optimizer = make_optimizer(self.trained, recipe)
+        cached = bool(stage.cached_views and stage.guides)
+        self.cache = TeacherCache(stage.cached_views, len(setting.feed)) if cached else None
+        self.average = WeightAverage(net, recipe.ema_decay) if recipe.ema_decay else None
+        self.patience = Patience(recipe.patience or None)
+        self.at = Position()
+
+    def average_weights(self) -> None:
+        """Let the moving average, where there is one, take in the weights of this step."""
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+
+    def choose_weights(self) -> None:
+        """Leave in the net what the stage ends with: the best weights, else their average, else the last ones."""
+        best = self.patience.best_state()
+        if best is not None:
+            self.net.load_state_dict(best)
+        elif self.average is not None:
+            self.average.apply_to(self.net)
+
+    def end_epoch(self, epochs: int) -> None:
+        """Score and log the last of ``epochs`` whole epochs, and see whether to go on."""
+        at, stage, setting = self.at, self.stage, self.setting
+        at.reported = epochs
+        if stage.observer_fraction is not None:
+            observe(self.net, False)  # observers move even in eval mode
+        judged = self.net if self.average is None else self.average.module
+        scores = evaluate(judged, setting.validation, setting.preprocessing, device=setting.device)
+        figure, value = scores.leading
+        at.stopped = self.patience.update(epochs, value, judged)
+        setting.log.write(
+            "epoch",
+            stage=stage.name,
+            epoch=epochs,
+            loss=at.loss_sum / at.seen,
+            train_accuracy=at.right / at.seen,
+            **{f"validation_{figure}": value},
+            elapsed_s=at.elapsed_s,
+        )
+        setting.progress.say(
+            f"{stage.name:<8} epoch {epochs}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
+            f"train {at.right / at.seen:.4f}  validation {value:.4f}  {at.elapsed_s:.0f} s"
+        )
+        if at.stopped:
+            best, patience = self.patience.best_epoch, stage.training.patience
+            setting.progress.say(f"{stage.name:<8} no better for {patience} epochs: kept the weights of epoch {best}")
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "net": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cache": None if self.cache is None else self.cache.state(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "patience": self.patience.state_dict(),
+            "position": dataclasses.asdict(self.at),
+        }
+        save_checkpoint(self.path, state)
+
+    def restore(self) -> None:
+        """Take over the checkpoint where there is one."""
+        state = load_checkpoint(self.path)
+        if state is None:
+            return
+        self.trained.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self.cache is not None:
+            self.cache.restore(state["cache"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.patience.load_state_dict(state["patience"])
+        self.at = Position(**state["position"])
+
+
+def set_mode(net: nn.Module, stage: Stage, done: float) -> None:
+    """Training mode; in QAT with ranges that move as long as ``done``, a share of the steps, is small enough."""
+    net.train()
+    if stage.observer_fraction is not None:
+        observe(net, done < stage.observer_fraction)
+
+
+def observe(net: nn.Module, enabled: bool) -> None:
+    """Let the activation ranges of a prepared graph move, or freeze them."""
+    quantize.set_observers(cast(GraphModule, net), enabled)
