@@ -30,7 +30,7 @@ from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import FIT, NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
 from kdedge.training.checkpoint import load_tensors, save_tensors
-from kdedge.training.feeds import make_feed
+from kdedge.training.feeds import Feed, make_feed
 from kdedge.training.loop import place, train
 from kdedge.training.objective import Objective
 from kdedge.training.optimization import cpu_has_bfloat16
@@ -229,7 +229,8 @@ class _Pipeline:
             observer_fraction=recipe.qat.observer_fraction,
             guide_precision=recipe.distillation.teacher_precision,
         )
-        figures = self._train(prepared, stage)
+        # Unmixed, since the ranges have to be those of the samples that the artifact will see.
+        figures = self._train(prepared, stage, feed=self.setting.feed.unmixed())
         quantize.set_observers(prepared, False)
         from safetensors.torch import save_file
 
@@ -282,11 +283,12 @@ class _Pipeline:
             "unmeasured": unmeasured,
         }
 
-    def _train(self, net: nn.Module, stage: Stage) -> dict[str, Any]:
+    def _train(self, net: nn.Module, stage: Stage, feed: Feed | None = None) -> dict[str, Any]:
+        setting = self.setting if feed is None else dataclasses.replace(self.setting, feed=feed)
         resumed = (self.setting.folder / f"{stage.name}.pt").exists()
         torch.manual_seed(_seed(self.recipe.seed, stage.name))
         self.meter.begin(stage.name)
-        elapsed_s = train(net, stage, self.setting)
+        elapsed_s = train(net, stage, setting)
         energy = self.meter.end(stage.name)
         if resumed and energy.energy_j is not None:
             reason = "the stage was interrupted: joules before the interruption are not known"

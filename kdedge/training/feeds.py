@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -68,6 +68,9 @@ class Feed(Protocol):
     def for_student(self, preprocessing: Preprocessing) -> Feed:
         """The same samples for a net that takes what ``preprocessing`` makes; its guides take what they took."""
 
+    def unmixed(self) -> Feed:
+        """The same samples, none of them mixed with another."""
+
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
     ) -> Generator[Batch, None, None]:
@@ -101,9 +104,9 @@ class _Images:
         return self
 
     def mixes(self, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
-        """How the images are mixed, None where they are not: QAT's ranges are those of real images."""
+        """How the images are mixed, None where they are not."""
         wanted = self.augment
-        if not (wanted.mixup_alpha or wanted.cutmix_alpha) or stage == "qat":
+        if not (wanted.mixup_alpha or wanted.cutmix_alpha):
             return None
         return epoch_mixes(
             views,
@@ -138,6 +141,10 @@ class ImageFeed(_Images):
         """Pixels."""
         return int(self.data.images.shape[-1])
 
+    def unmixed(self) -> ImageFeed:
+        """See ``Feed``."""
+        return replace(self, augment=unmixed(self.augment))
+
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
     ) -> Generator[Batch, None, None]:
@@ -167,6 +174,10 @@ class StreamFeed(_Images):
     def image_size(self) -> int:
         """Pixels."""
         return self.data.recipe.image_size
+
+    def unmixed(self) -> StreamFeed:
+        """See ``Feed``."""
+        return replace(self, augment=unmixed(self.augment))
 
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
@@ -210,6 +221,10 @@ class PlainFeed:
         """See ``Feed``."""
         return PlainFeed(self.data, preprocessing, self.guide_preprocessing)
 
+    def unmixed(self) -> PlainFeed:
+        """See ``Feed``."""
+        return self
+
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
     ) -> Generator[Batch, None, None]:
@@ -230,6 +245,11 @@ def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentReci
     if isinstance(data, LazyImageSet) and isinstance(preprocessing, ImagePreprocessing):
         return StreamFeed(data, preprocessing, augment, seed, classes)
     return PlainFeed(data, preprocessing, preprocessing)
+
+
+def unmixed(augment: AugmentRecipe) -> AugmentRecipe:
+    """The same augmentation, without mixing samples."""
+    return replace(augment, mixup_alpha=0.0, cutmix_alpha=0.0)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,25 @@ def test_a_view_is_the_same_whatever_the_batches(photos: Path) -> None:
     torch.testing.assert_close(small.guide_inputs[0], whole.inputs[0])
     (alone,) = feed.batches("student", 1, 16, [index], "cpu", guided=False)
     assert alone.guide_inputs[0].shape[-1] == 16
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_unmixed_samples_keep_their_own_labels_and_pixels(photos: Path, streamed: bool) -> None:
+    recipe = load_recipe("digits", [*OPTIONS, f"data.streamed={str(streamed).lower()}"])
+    splits = load_data(recipe.data, str(photos))
+    mixed = make_feed(splits.train, FIT[recipe.task](recipe, splits, None), recipe.augment, seed=0, classes=2)
+    index = torch.arange(len(mixed))
+    (of_two,), (own,) = (
+        list(feed.batches("qat", 0, 8, [index], "cpu", guided=False)) for feed in (mixed, mixed.unmixed())
+    )
+    assert of_two.labels.shape == (len(index), 2)
+    assert own.labels.equal(splits.train.labels)
+    assert own.inputs[0].shape == of_two.inputs[0].shape
+    assert not own.inputs[0].equal(of_two.inputs[0])
+    plain = dataclasses.replace(recipe.augment, cutmix_alpha=0.0)
+    never = make_feed(splits.train, FIT[recipe.task](recipe, splits, None), plain, seed=0, classes=2)
+    (expected,) = never.batches("qat", 0, 8, [index], "cpu", guided=False)
+    assert own.inputs[0].equal(expected.inputs[0])
 
 
 def test_an_image_that_cannot_be_scored_is_named(photos: Path) -> None:
