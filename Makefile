@@ -45,9 +45,9 @@ types: $(STAMP)
 nightly: $(STAMP) system
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 
-# make bench   the benchmarks, as ratios measured in one run (recipe_table.py trains for hours: it is run by hand)
+# make bench   the benchmarks, as ratios measured in one run (those that train for long are run by hand)
 bench: $(STAMP)
-	for script in $(filter-out benchmarks/recipe_table.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipe_table.py benchmarks/imagenet_sample.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache

@@ -6,7 +6,7 @@ thread and by one process. Printed: images/s of each, then ratios within a round
 from the page cache, so no disk is measured. ``--short-side`` enlarges the photographs first: ImageNet's own are about
 500×375 pixels.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/image_loading.py FOLDER [--rounds 5] [--short-side 375] [--batch 32]
+Run: OMP_NUM_THREADS=1 python benchmarks/image_loading.py [FOLDER] [--rounds 5] [--short-side 375] [--batch 32]
 """
 
 from __future__ import annotations
@@ -116,13 +116,18 @@ def show(name: str, values: list[float], unit: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="class folders of JPEGs")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("../shared/data/imagenet-sample"), help="class folders of JPEGs"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--short-side", type=int, default=0, help="pixels; 0 takes the photographs as they are")
     parser.add_argument("--load-batches", type=int, default=24)
     parser.add_argument("--train-batches", type=int, default=3)
     options = parser.parse_args()
+    if not options.folder.is_dir():
+        print(f"skipped: no photographs in {options.folder}")
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = enlarged(options.folder, options.short_side, Path(scratch)) if options.short_side else options.folder
         parts, _ = list_class_folders(folder)

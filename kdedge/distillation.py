@@ -122,7 +122,14 @@ def distill(
         progress.say(
             "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
         )
-    feed = make_feed(splits.train, preprocessing, recipe.augment, seed=recipe.seed, classes=len(splits.labels))
+    feed = make_feed(
+        splits.train,
+        preprocessing,
+        recipe.augment,
+        seed=recipe.seed,
+        classes=len(splits.labels),
+        group_by_length=recipe.text.group_by_length,
+    )
     setting = Setting(feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress)
     pipeline = _Pipeline(recipe, splits, preprocessing, run, setting, EnergyMeter())
     teacher_net = pipeline.teacher(teacher)

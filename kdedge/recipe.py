@@ -109,6 +109,8 @@ class TextRecipe:
         doc_stride: Tokens that two windows over one context share (questions alone).
         n_best: Likeliest starts and ends that are combined to answers (questions alone).
         max_answer_length: Tokens of an answer at most (questions alone).
+        group_by_length: Put texts of like length into a batch, which is padded to its longest one; the order of the
+            batches stays random. Cheaper epochs, hardly less random ones.
     """
 
     tokenizer: str | None = None
@@ -116,6 +118,7 @@ class TextRecipe:
     doc_stride: int = 64
     n_best: int = 20
     max_answer_length: int = 30
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         _check(self.max_length >= 8, "text.max_length", "must be at least 8 tokens")

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdedge.counters import generator_for
 from kdedge.data.encoded_images import EncodedImages, decode
 from kdedge.data.images import centre_crop
 from kdedge.errors import DataError
-from kdedge.images.augment import generator_for
 from kdedge.metrics import Metrics, score
 from kdedge.prefetch import prefetch
 from kdedge.recipe import DataRecipe

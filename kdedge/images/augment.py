@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdedge.counters import generator_for
 from kdedge.recipe import AugmentRecipe
 
 
@@ -48,19 +49,6 @@ def epoch_views(samples: int, recipe: AugmentRecipe, seed: int, stage: str, epoc
     """Views of all samples in one epoch of one stage."""
     generator = generator_for(seed, stage, epoch, "views")
     return EpochViews(torch.rand(samples, 6, generator=generator), recipe)
-
-
-def epoch_order(samples: int, seed: int, stage: str, epoch: int) -> Tensor:
-    """The order of the samples in one epoch of one stage: int64 [samples]."""
-    return torch.randperm(samples, generator=generator_for(seed, stage, epoch, "order"))
-
-
-def generator_for(seed: int, *words: object) -> torch.Generator:
-    """A generator whose stream depends on the seed and the words alone."""
-    import hashlib
-
-    digest = hashlib.sha256(repr((seed, *words)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _crop(images: Tensor, u: Tensor, v: Tensor, padding: int) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdedge.images.augment import EpochViews, generator_for
+from kdedge.counters import generator_for
+from kdedge.images.augment import EpochViews
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ class Feed(Protocol):
     def image_size(self) -> int:
         """Pixels of the images in full size; 0 where there are none to resize."""
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens of each sample, int64 [N], where samples of like length shall share a batch; else None."""
+
     def __len__(self) -> int:
         """Samples."""
 
@@ -94,6 +98,7 @@ class _Images:
     augment: AugmentRecipe
     seed: int
     classes: int
+    lengths: None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -208,6 +213,7 @@ class PlainFeed:
     data: Examples
     preprocessing: Preprocessing
     guide_preprocessing: Preprocessing
+    lengths: Tensor | None = None
 
     @property
     def image_size(self) -> int:
@@ -219,7 +225,7 @@ class PlainFeed:
 
     def for_student(self, preprocessing: Preprocessing) -> PlainFeed:
         """See ``Feed``."""
-        return PlainFeed(self.data, preprocessing, self.guide_preprocessing)
+        return replace(self, preprocessing=preprocessing)
 
     def unmixed(self) -> PlainFeed:
         """See ``Feed``."""
@@ -230,21 +236,35 @@ class PlainFeed:
     ) -> Generator[Batch, None, None]:
         """See ``Feed``; stage, view and size change nothing here."""
         del stage, view, size, guided
-        names = [spec.name for spec in self.preprocessing.inputs]
         for index in indices:
             columns = tuple(column[index].to(device) for column in self.data.columns)
             inputs, guide_inputs = (p.prepare(columns) for p in (self.preprocessing, self.guide_preprocessing))
-            mask = inputs[names.index("attention_mask")] if "attention_mask" in names else None
+            mask = _mask(self.preprocessing, inputs)
             yield Batch(inputs, guide_inputs, self.data.labels[index].to(device), mask)
 
 
-def make_feed(data: Examples, preprocessing: Preprocessing, augment: AugmentRecipe, *, seed: int, classes: int) -> Feed:
+def make_feed(
+    data: Examples,
+    preprocessing: Preprocessing,
+    augment: AugmentRecipe,
+    *,
+    seed: int,
+    classes: int,
+    group_by_length: bool = False,
+) -> Feed:
     """The feed for a kind of data."""
     if isinstance(data, ImageSet) and isinstance(preprocessing, ImagePreprocessing):
         return ImageFeed(data, preprocessing, augment, seed, classes)
     if isinstance(data, LazyImageSet) and isinstance(preprocessing, ImagePreprocessing):
         return StreamFeed(data, preprocessing, augment, seed, classes)
-    return PlainFeed(data, preprocessing, preprocessing)
+    mask = _mask(preprocessing, data.columns) if group_by_length else None
+    return PlainFeed(data, preprocessing, preprocessing, None if mask is None else mask.long().sum(1))
+
+
+def _mask(preprocessing: Preprocessing, tensors: tuple[Tensor, ...]) -> Tensor | None:
+    """Of the nets' inputs, or of the columns that they are made of, the one that marks tokens; None without text."""
+    names = [spec.name for spec in preprocessing.inputs]
+    return tensors[names.index("attention_mask")] if "attention_mask" in names else None
 
 
 def unmixed(augment: AugmentRecipe) -> AugmentRecipe:

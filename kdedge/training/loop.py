@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from kdedge.errors import CheckError
-from kdedge.images.augment import epoch_order
 from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache import TeacherCache
 from kdedge.training.checkpoint import stoppable
 from kdedge.training.feeds import Batch
 from kdedge.training.objective import Outputs, States, share_right
 from kdedge.training.optimization import autocast_dtype, image_size, learning_rate
+from kdedge.training.order import epoch_order
 from kdedge.training.stage import Setting, Stage
 from kdedge.training.stage_run import StageRun, observe, set_mode
 
@@ -59,7 +59,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             run.end_epoch(at.step // per_epoch)
         while at.step < total and not at.stopped:
             epoch, first = divmod(at.step, per_epoch)
-            order = epoch_order(len(data), setting.seed, stage.name, epoch)
+            order = epoch_order(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=data.lengths)
             view = epoch % stage.cached_views if cache is not None else epoch
             size = image_size(recipe, epoch, data.image_size)
             set_mode(net, stage, at.step / total)

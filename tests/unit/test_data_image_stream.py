@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from kdedge.counters import generator_for
 from kdedge.data.encoded_images import ImageFiles
 from kdedge.data.image_stream import EpochCrops, LazyImageSet
 from kdedge.data.images import list_class_folders, list_hub
 from kdedge.errors import DataError
-from kdedge.images.augment import epoch_views, generator_for
+from kdedge.images.augment import epoch_views
 from kdedge.images.mixing import epoch_mixes
 from kdedge.prefetch import prefetch
 from kdedge.recipe import AugmentRecipe, DataRecipe

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from kdedge.images.augment import epoch_order, epoch_views
+from kdedge.images.augment import epoch_views
 from kdedge.recipe import AugmentRecipe
 
 FULL = AugmentRecipe(crop_padding=3, horizontal_flip=True, rotation_deg=10.0, cutout=6)
@@ -67,10 +67,3 @@ def test_rotation_keeps_a_disc_and_turns_a_bar() -> None:
     index = torch.tensor([0])
     assert (views.apply(disc, index) - disc.float()).abs().mean() < 8
     assert (views.apply(bar, index) - bar.float()).abs().mean() > 12
-
-
-def test_the_order_is_a_permutation_fixed_by_seed_stage_and_epoch() -> None:
-    order = epoch_order(100, 0, "student", 2)
-    assert sorted(order.tolist()) == list(range(100))
-    assert torch.equal(order, epoch_order(100, 0, "student", 2))
-    assert not torch.equal(order, epoch_order(100, 0, "student", 3))
