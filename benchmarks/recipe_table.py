@@ -1,8 +1,9 @@
 """What a recipe reaches, by the commands that users type: teacher, student alone, student distilled, int8, artifacts.
 
 For each seed: `kdedge distill` as the recipe says, and once more for the same student on labels alone; `kdedge export`
-and `kdedge eval` for both formats. `--against NAME KEY=VALUE ...` adds a run with other settings, such as another loss,
-that follows the same teacher; `--set` changes the recipe for all of them, such as data.train_limit. A seed's figures
+and `kdedge eval` for both formats. `--against NAME KEY=VALUE ...` adds a run with other settings, such as another loss;
+what it would train alike (the teacher, with other keys of QAT the student too) is trained once. `--set` changes the
+recipe for all of them, such as data.train_limit; `--teacher` takes one teacher for all seeds. A seed's figures
 are kept as a JSON file under ``benchmarks/results`` with the recipe's hash, versions and machine; what is there is not
 run again. Then prints one markdown table over all seeds: scores on the test split, seconds, versions. Long: as long
 as the recipe. Interrupted, it goes on where it was.
@@ -47,9 +48,10 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train, export and score one seed: scores by role, parity, seconds by stage, where and with what."""
     out: Path = options.out / f"seed{seed}"
 
-    def distill(name: str, *overrides: str, teacher: Path | None = None) -> dict[str, Any]:
+    def distill(name: str, *overrides: str, reuse: Path | None = None) -> dict[str, Any]:
         settings = [f"--set={setting}" for setting in (f"seed={seed}", *options.set, *overrides)]
-        spec = [] if teacher is None else [f"--teacher={teacher}"]
+        spec = [] if options.teacher is None else [f"--teacher={options.teacher}"]
+        spec += [] if reuse is None else [f"--reuse={reuse}"]
         common = [options.recipe, f"--data={options.data}", "--out", str(out / name), "--resume"]
         return kdedge("distill", *common, *settings, *spec)
 
@@ -68,7 +70,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         scores[role] = kdedge("eval", artifact, f"--data={options.data}")["metrics"]
     time_s = {"distilled": distilled["time_s"], "alone": alone["time_s"]}
     for name, *overrides in options.against:
-        other = distill(name, *overrides, teacher=out / "distilled" / "teacher")
+        other = distill(name, *overrides, reuse=out / "distilled")
         time_s[name] = other["time_s"]
         for key, what in (("student_float", name), ("student_int8", f"{name}, int8 (torch)")):
             if other["metrics"][key] is not None:
@@ -79,6 +81,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "recipe_sha256": load_recipe(options.recipe, options.set).sha256,
         "settings": options.set,
         "against": options.against,
+        "teacher": options.teacher,
         "n": scores[TEACHER]["n"],
         "scores": scores,
         "parity": parity,
@@ -148,10 +151,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: print what was measured before")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--against", action="append", nargs="+", default=[], metavar=("NAME", "KEY=VALUE"))
+    parser.add_argument("--teacher", help="of all runs, as `kdedge distill --teacher` takes it")
     parser.add_argument("--name", help="of the folder of results; the recipe's name by default")
     options = parser.parse_args()
     folder = RESULTS / (options.name or options.recipe)
-    wanted = {"recipe_sha256": load_recipe(options.recipe, options.set).sha256, "against": options.against}
+    wanted = {
+        "recipe_sha256": load_recipe(options.recipe, options.set).sha256,
+        "against": options.against,
+        "teacher": options.teacher,
+    }
 
     def is_wanted(run: dict[str, Any]) -> bool:
         return all(run.get(key) == value for key, value in wanted.items())

@@ -20,11 +20,11 @@ from kdedge.data.splits import SPLITS, DataSplits, load_data
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
-from kdedge.files import atomic_path
+from kdedge.files import atomic_path, sha256_file
 from kdedge.inputs import examples, output_count
 from kdedge.metrics import Scores, in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
-from kdedge.recipe import DistillRecipe, TrainingRecipe
+from kdedge.recipe import DistillRecipe, TrainingRecipe, told
 from kdedge.run_folder import RunFolder
 from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import FIT, NOUNS
@@ -75,6 +75,7 @@ def distill(
     student: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    reuse: Path | None = None,
     progress: Progress | None = None,
 ) -> DistillResult:
     """Train what the recipe says and write ``out/bundle``.
@@ -87,6 +88,7 @@ def distill(
         student: Overrides the recipe's student: a name, or ``module:function``.
         resume: Go on with the run in ``out``; with a finished one, give its results again.
         overwrite: Start anew where ``out`` already holds a run.
+        reuse: An earlier run: its stages that this one would train alike are copied, not trained again.
         progress: Shows the run; silent by default.
 
     Returns:
@@ -103,8 +105,9 @@ def distill(
     preprocessing = FIT[recipe.task](recipe, splits, teacher)
     splits = splits.encoded(preprocessing.encode)
     identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
-    run = RunFolder(out, identity, resume=resume, overwrite=overwrite)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    made_of = stage_hashes(recipe, splits.fingerprint, teacher, device)
+    run = RunFolder(out, identity, made_of, resume=resume, overwrite=overwrite)
     jsonl = JsonLog(out / "log.jsonl")
     jsonl.write(
         "start",
@@ -122,6 +125,9 @@ def distill(
         progress.say(
             "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
         )
+    if reuse is not None:
+        taken = run.take_over(reuse)
+        progress.say(f"taken from {reuse}: {', '.join(taken) or 'nothing, every stage would be trained otherwise'}")
     feed = make_feed(
         splits.train,
         preprocessing,
@@ -144,6 +150,35 @@ def _precisions(recipe: DistillRecipe) -> set[str]:
     """The precisions that the stages of a recipe ask for."""
     stages = (recipe.teacher.training, recipe.student.training, recipe.qat.training)
     return {recipe.distillation.teacher_precision, *(stage.precision for stage in stages)}
+
+
+def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str) -> dict[str, str]:
+    """Stage -> hash of all that decides what it trains: its keys, the data, the libraries, and the stages before it.
+
+    A run without a teacher to follow has no such stage.
+
+    Args:
+        recipe: Of the run.
+        fingerprint: Of its data.
+        teacher: ``--teacher``.
+        device: ``cpu`` or ``cuda``, whose sums differ.
+    """
+
+    def sha256(*parts: Any) -> str:
+        return hashlib.sha256(json.dumps([told(part) for part in parts], sort_keys=True).encode()).hexdigest()
+
+    given = teacher and Path(teacher).expanduser()
+    if given and given.exists():
+        files = sorted(path for path in (given.rglob("*") if given.is_dir() else [given]) if path.is_file())
+        teacher = sha256(*map(sha256_file, files))
+    shared = (recipe.task, recipe.seed, fingerprint, recipe.augment, recipe.text, device, library_versions())
+    followed = Objective(recipe.distillation).needs_guides
+    # A text student that learns alone still starts from the layers of the teacher's checkpoint.
+    before = sha256(*shared, recipe.teacher, teacher) if followed else sha256(recipe.teacher.model, teacher)
+    hashes = {"teacher": before} if followed else {}
+    hashes["student"] = sha256(*shared, recipe.student, recipe.distillation, before)
+    hashes["qat"] = sha256(hashes["student"], recipe.qat)
+    return hashes
 
 
 def describe_data(splits: DataSplits[Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class AugmentRecipe:
-    """Random changes of the training images.
+    """Random changes of the training samples: of images, but for the last two keys, which are of sentences.
 
     Attributes:
         crop_padding: Pixels of reflected border from which a crop of the image's size is taken.
@@ -78,6 +78,9 @@ class AugmentRecipe:
         mixup_alpha: Of the Beta distribution that blends two images and their labels (Zhang et al. 2018); 0 for none.
         cutmix_alpha: Of the Beta distribution of a rectangle pasted from another image (Yun et al. 2019); 0 for none.
         mix_probability: Share of the images that are mixed at all; where both kinds are on, each in half of them.
+        span_probability: Share of the sentences cut to a run of their tokens, its length and place random, in stages
+            that follow a teacher (n-gram sampling, Tang et al. 2019, arXiv:1903.12136).
+        masked_tokens: Share of the tokens blanked by the tokenizer's mask token in such stages (same paper).
     """
 
     crop_padding: int = 4
@@ -88,6 +91,8 @@ class AugmentRecipe:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_probability: float = 1.0
+    span_probability: float = 0.0
+    masked_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.crop_padding >= 0, "augment.crop_padding", "must be 0 px or more")
@@ -97,6 +102,8 @@ class AugmentRecipe:
         _check(self.mixup_alpha >= 0, "augment.mixup_alpha", "must be 0 or more")
         _check(self.cutmix_alpha >= 0, "augment.cutmix_alpha", "must be 0 or more")
         _check(0 <= self.mix_probability <= 1, "augment.mix_probability", "must lie between 0 and 1")
+        _check(0 <= self.span_probability <= 1, "augment.span_probability", "must lie between 0 and 1")
+        _check(0 <= self.masked_tokens < 1, "augment.masked_tokens", "must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -343,6 +350,9 @@ class DistillRecipe:
             "distillation.cached_views",
             "must be 0 for questions, whose windows differ in length",
         )
+        for key in ("span_probability", "masked_tokens"):
+            says = "must be 0 but for sentences: a changed text may have lost its answer"
+            _check(not getattr(self.augment, key) or self.task == "text-classification", f"augment.{key}", says)
         for key in ("hidden_weight", "attention_weight"):
             on = getattr(given, key) > 0
             _check(not on or self.is_text, f"distillation.{key}", "must be 0 for nets that are no text nets")
@@ -363,17 +373,17 @@ class DistillRecipe:
 
         So a key that a later kdedge adds leaves the hash of the recipes that do not use it.
         """
-        return hashlib.sha256(json.dumps(_told(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(told(self), sort_keys=True).encode()).hexdigest()
 
 
-def _told(value: Any) -> Any:
+def told(value: Any) -> Any:
     """Plain values, of dataclasses those alone that differ from the defaults."""
     if not dataclasses.is_dataclass(value):
         return value
-    told = {}
+    differing = {}
     for spec in dataclasses.fields(value):
         own = getattr(value, spec.name)
         default = spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
         if own != default:
-            told[spec.name] = _told(own)
-    return told
+            differing[spec.name] = told(own)
+    return differing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ from kdedge.errors import UserError
 from kdedge.files import read_json, write_json
 
 STATE = "state.json"
+STAGE_FILES = {"teacher": "teacher", "student": "checkpoints/student.safetensors", "qat": "checkpoints/qat.safetensors"}
+"""Stage -> the folder or file of a run that holds what it trained."""
 
 
 class RunFolder:
@@ -18,6 +21,7 @@ class RunFolder:
     Args:
         folder: Of the run: checkpoints, teacher, bundle, log, state.
         identity: What must be the same for a run to go on (recipe, data, teacher).
+        made_of: Stage -> hash of all that its outcome depends on.
         resume: Go on with the run that is there.
         overwrite: Start anew where there is one.
 
@@ -25,8 +29,10 @@ class RunFolder:
         UserError: the folder holds a run and neither was asked for, or one with another identity.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], made_of: Mapping[str, str], *, resume: bool, overwrite: bool
+    ) -> None:
+        self.folder, self.made_of = folder, made_of
         self.checkpoints = folder / "checkpoints"
         path = folder / STATE
         self.state: dict[str, Any] = {"format_version": 1, **identity, "finished": {}}
@@ -66,6 +72,33 @@ class RunFolder:
 
     def finish(self, stage: str, **figures: Any) -> None:
         """Keep the stage's figures; its checkpoint has served."""
-        self.state["finished"][stage] = figures
+        self.state["finished"][stage] = {"made_of": self.made_of.get(stage), **figures}
         self.save()
         (self.checkpoints / f"{stage}.pt").unlink(missing_ok=True)
+
+    def take_over(self, other: Path) -> list[str]:
+        """Copy what another run has trained and this one would train alike; the stages that are finished by it.
+
+        Raises:
+            UserError: ``other`` holds no run, or is this one.
+        """
+        path = other / STATE
+        if not path.is_file() or other.resolve() == self.folder.resolve():
+            what = "this is the run itself" if path.is_file() else "no run is kept there"
+            raise UserError(f"--reuse: {what}", where=other, cure="Give the folder of an earlier run (its --out)")
+        finished = cast("dict[str, Any]", read_json(path)).get("finished", {})
+        taken = []
+        for stage, name in STAGE_FILES.items():
+            figures, source, target = finished.get(stage, {}), other / name, self.folder / name
+            alike = figures.get("made_of") is not None and figures["made_of"] == self.made_of.get(stage)
+            if not alike or not source.exists() or self.finished(stage):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
+            self.state["finished"][stage] = {**figures, "reused_from": str(other)}
+            self.save()
+            taken.append(stage)
+        return taken

@@ -37,6 +37,10 @@ def distill(
         typer.Option("--student", help="Builtin name, or module:function called as function(classes, shape)."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
+    reuse: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--reuse", metavar="RUN", help="Copy what the run in RUN trained and this one would train alike."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where DIR holds a run.")] = False,
     threads: HostThreads = None,
     as_json: Json = False,
@@ -58,7 +62,7 @@ def distill(
         with output.libraries_on_stderr():
             result = run(
                 chosen, out=folder, data=data, teacher=teacher, student=student,
-                resume=resume, overwrite=overwrite, progress=Live(),
+                resume=resume, overwrite=overwrite, reuse=reuse, progress=Live(),
             )  # fmt: skip
     except KeyboardInterrupt:
         output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume (and the same options)")

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from kdedge.data.image_stream import EpochCrops, LazyImageSet, loader_threads
 from kdedge.data.images import ImageSet
+from kdedge.errors import RecipeError
 from kdedge.examples import Examples, Preprocessing
 from kdedge.images.augment import EpochViews, epoch_views
 from kdedge.images.mixing import EpochMixes, epoch_mixes
@@ -19,6 +20,8 @@ from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.inputs import common_length
 from kdedge.prefetch import prefetch
 from kdedge.recipe import AugmentRecipe
+from kdedge.text.augment import SentenceViews
+from kdedge.text.tokenization import TextPreprocessing, TokenSet
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,9 +65,8 @@ class Feed(Protocol):
     def image_size(self) -> int:
         """Pixels of the images in full size; 0 where there are none to resize."""
 
-    @property
-    def lengths(self) -> Tensor | None:
-        """Tokens of each sample, int64 [N], where samples of like length shall share a batch; else None."""
+    def lengths(self, stage: str, view: int, *, guided: bool) -> Tensor | None:
+        """Tokens of each sample in a view, int64 [N], where samples of like length shall share a batch; else None."""
 
     def __len__(self) -> int:
         """Samples."""
@@ -98,10 +100,12 @@ class _Images:
     augment: AugmentRecipe
     seed: int
     classes: int
-    lengths: None = None
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def lengths(self, stage: str, view: int, *, guided: bool) -> None:
+        """None: all are of one size."""
 
     def for_student(self, preprocessing: Preprocessing) -> Self:
         """See ``Feed``: of images, teacher and student take the same."""
@@ -207,13 +211,12 @@ class StreamFeed(_Images):
 
 
 @dataclass(frozen=True)
-class PlainFeed:
-    """Samples that have one view: vectors, tokens."""
+class _Columns:
+    """What feeds share whose samples are rows of tensors."""
 
     data: Examples
     preprocessing: Preprocessing
     guide_preprocessing: Preprocessing
-    lengths: Tensor | None = None
 
     @property
     def image_size(self) -> int:
@@ -223,13 +226,27 @@ class PlainFeed:
     def __len__(self) -> int:
         return len(self.data)
 
-    def for_student(self, preprocessing: Preprocessing) -> PlainFeed:
+    def for_student(self, preprocessing: Preprocessing) -> Self:
         """See ``Feed``."""
         return replace(self, preprocessing=preprocessing)
 
-    def unmixed(self) -> PlainFeed:
+    def unmixed(self) -> Self:
         """See ``Feed``."""
         return self
+
+    def batch(self, columns: tuple[Tensor, ...], index: Tensor, device: str) -> Batch:
+        """The rows at ``index`` of some columns."""
+        rows = tuple(column[index].to(device) for column in columns)
+        inputs, guide_inputs = (p.prepare(rows) for p in (self.preprocessing, self.guide_preprocessing))
+        return Batch(inputs, guide_inputs, self.data.labels[index].to(device))
+
+
+@dataclass(frozen=True)
+class VectorFeed(_Columns):
+    """Feature vectors, which have one view."""
+
+    def lengths(self, stage: str, view: int, *, guided: bool) -> None:
+        """None: all are of one size."""
 
     def batches(
         self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
@@ -237,10 +254,45 @@ class PlainFeed:
         """See ``Feed``; stage, view and size change nothing here."""
         del stage, view, size, guided
         for index in indices:
-            columns = tuple(column[index].to(device) for column in self.data.columns)
-            inputs, guide_inputs = (p.prepare(columns) for p in (self.preprocessing, self.guide_preprocessing))
-            mask = _mask(self.preprocessing, inputs)
-            yield Batch(inputs, guide_inputs, self.data.labels[index].to(device), mask)
+            yield self.batch(self.data.columns, index, device)
+
+
+@dataclass(frozen=True)
+class TokenFeed(_Columns):
+    """Texts as tokens.
+
+    Attributes:
+        group_by_length: Whether texts of like length share a batch.
+        views: How sentences are changed where a teacher says what they mean; None for never.
+    """
+
+    group_by_length: bool = False
+    views: SentenceViews | None = None
+
+    def tokens(self, stage: str, view: int, *, guided: bool) -> tuple[Tensor, ...]:
+        """The columns in one view: ids, mask, and types where the data have them."""
+        if self.views is None or not guided:
+            return self.data.columns
+        ids, mask, *types = self.data.columns
+        uncut = torch.zeros(len(ids), dtype=torch.bool)
+        return self.views.apply(TokenSet(ids, mask, types[0] if types else None, uncut), stage, view).columns
+
+    def lengths(self, stage: str, view: int, *, guided: bool) -> Tensor | None:
+        """See ``Feed``."""
+        return self.tokens(stage, view, guided=guided)[_MASK].long().sum(1) if self.group_by_length else None
+
+    def batches(
+        self, stage: str, view: int, size: int, indices: Iterable[Tensor], device: str, *, guided: bool
+    ) -> Generator[Batch, None, None]:
+        """See ``Feed``."""
+        del size
+        columns = self.tokens(stage, view, guided=guided)
+        for index in indices:
+            made = self.batch(columns, index, device)
+            yield replace(made, mask=made.inputs[_MASK])
+
+
+_MASK = 1  # after the ids, see inputs.token_inputs
 
 
 def make_feed(
@@ -257,14 +309,12 @@ def make_feed(
         return ImageFeed(data, preprocessing, augment, seed, classes)
     if isinstance(data, LazyImageSet) and isinstance(preprocessing, ImagePreprocessing):
         return StreamFeed(data, preprocessing, augment, seed, classes)
-    mask = _mask(preprocessing, data.columns) if group_by_length else None
-    return PlainFeed(data, preprocessing, preprocessing, None if mask is None else mask.long().sum(1))
-
-
-def _mask(preprocessing: Preprocessing, tensors: tuple[Tensor, ...]) -> Tensor | None:
-    """Of the nets' inputs, or of the columns that they are made of, the one that marks tokens; None without text."""
-    names = [spec.name for spec in preprocessing.inputs]
-    return tensors[names.index("attention_mask")] if "attention_mask" in names else None
+    if isinstance(preprocessing, TextPreprocessing):
+        views = SentenceViews.of(augment, preprocessing, seed)
+        if augment.span_probability and any(types.any() for types in data.columns[2:]):
+            raise RecipeError("augment.span_probability: a run of tokens of two texts is no pair", cure="Set it to 0")
+        return TokenFeed(data, preprocessing, preprocessing, group_by_length, views)
+    return VectorFeed(data, preprocessing, preprocessing)
 
 
 def unmixed(augment: AugmentRecipe) -> AugmentRecipe:

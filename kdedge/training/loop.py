@@ -17,7 +17,7 @@ from kdedge.training.checkpoint import stoppable
 from kdedge.training.feeds import Batch
 from kdedge.training.objective import Outputs, States, share_right
 from kdedge.training.optimization import autocast_dtype, image_size, learning_rate
-from kdedge.training.order import epoch_order
+from kdedge.training.order import epoch_batches
 from kdedge.training.stage import Setting, Stage
 from kdedge.training.stage_run import StageRun, observe, set_mode
 
@@ -59,14 +59,14 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             run.end_epoch(at.step // per_epoch)
         while at.step < total and not at.stopped:
             epoch, first = divmod(at.step, per_epoch)
-            order = epoch_order(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=data.lengths)
+            guided = bool(stage.guides) and stage.objective.needs_guides
             view = epoch % stage.cached_views if cache is not None else epoch
             size = image_size(recipe, epoch, data.image_size)
             set_mode(net, stage, at.step / total)
             if first == 0:
-                at.loss_sum, at.right, at.seen = 0.0, 0, 0
-            indices = [order[number * batch : (number + 1) * batch] for number in range(first, per_epoch)]
-            guided = bool(stage.guides) and stage.objective.needs_guides
+                at.begin_epoch()
+            lengths = data.lengths(stage.name, view, guided=guided)
+            indices = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)[first:]
             samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
             with closing(samples):
                 for index, whole in zip(indices, samples, strict=True):

@@ -32,6 +32,10 @@ class Position:
     reported: int = 0  # epochs whose figures stand in the log
     stopped: bool = False  # patience ran out
 
+    def begin_epoch(self) -> None:
+        """Forget the sums of the epoch before."""
+        self.loss_sum, self.right, self.seen = 0.0, 0.0, 0
+
     def add(self, loss: float, right: float, count: int) -> None:
         """One step more: its mean loss, share of right arg-maxes and number of samples."""
         self.step += 1

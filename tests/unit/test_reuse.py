@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kdedge.distillation import DistillResult, distill
+from kdedge.errors import UserError
+from kdedge.files import read_json, sha256_file
+from kdedge.recipe_file import load_recipe
+
+SHORT = [
+    "data.image_size=8", "teacher.model=mlp", "teacher.training.epochs=2", "student.model=mlp",
+    "student.training.epochs=2", "qat.training.epochs=1", "qat.calibration_batches=2",
+]  # fmt: skip
+
+
+def run(out: Path, *settings: str, **options: Any) -> DistillResult:
+    return distill(load_recipe("digits", [*SHORT, *settings]), out=out, **options)
+
+
+def finished(out: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = read_json(out / "state.json")["finished"]
+    return stages
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("first") / "run"
+    run(out)
+    return out
+
+
+def reused(out: Path) -> set[str]:
+    return {stage for stage, figures in finished(out).items() if "reused_from" in figures}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("tolerance.agreement=0.9", {"teacher", "student", "qat"}),
+        ("qat.teacher=student", {"teacher", "student"}),
+        ("student.training.learning_rate=0.002", {"teacher"}),
+        ("distillation.alpha=0.3", {"teacher"}),
+        ("teacher.training.epochs=1", set()),
+        ("seed=3", set()),
+        ("data.image_size=12", set()),
+    ],
+)
+def test_what_would_be_trained_alike_is_taken_over(
+    first: Path, tmp_path: Path, setting: str, expected: set[str]
+) -> None:
+    result = run(tmp_path / "run", setting, reuse=first)
+    assert reused(tmp_path / "run") == expected
+    again = run(tmp_path / "whole", setting)
+    assert result.metrics == again.metrics
+    for name in ("student.safetensors", "student-int8.safetensors"):
+        assert sha256_file(tmp_path / "run" / "bundle" / name) == sha256_file(tmp_path / "whole" / "bundle" / name)
+
+
+def test_a_student_on_labels_alone_is_none_that_follows_a_teacher(first: Path, tmp_path: Path) -> None:
+    run(tmp_path / "alone", "distillation.alpha=0", reuse=first)
+    assert reused(tmp_path / "alone") == set()
+    run(tmp_path / "again", "distillation.alpha=0", "teacher.training.epochs=3", reuse=tmp_path / "alone")
+    assert "student" in reused(tmp_path / "again")
+
+
+def test_a_teacher_is_known_by_its_content(first: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    run(tmp_path / "other", "teacher.training.epochs=1")
+    (first / "teacher").rename(teacher)
+    try:
+        run(tmp_path / "a", teacher=str(teacher))
+        run(tmp_path / "b", teacher=str(teacher), reuse=tmp_path / "a")
+        assert reused(tmp_path / "b") == {"student", "qat"}
+        moved = tmp_path / "moved"
+        teacher.rename(moved)
+        (tmp_path / "other" / "teacher").rename(teacher)
+        run(tmp_path / "c", teacher=str(teacher), reuse=tmp_path / "a")
+        assert reused(tmp_path / "c") == set()
+    finally:
+        (tmp_path / "moved").rename(first / "teacher")
+
+
+def test_a_folder_without_a_run_and_the_run_itself_are_refused(first: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run is kept there"):
+        run(tmp_path / "run", reuse=tmp_path / "nothing")
+    with pytest.raises(UserError, match="the run itself"):
+        run(first, resume=True, reuse=first)
