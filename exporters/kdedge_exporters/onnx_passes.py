@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from kdedge_exporters.onnx_gemm import linear_as_gemm
-from kdedge_exporters.onnx_values import constant, initializer, made_by, rank
+from kdedge_exporters.onnx_values import between_qdq, constant, initializer, rank
 
 # Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
 _BIASED = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2)}
@@ -149,7 +149,7 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
         name = node.outputs[0].name or node.op_type
         if node.op_type not in _INTEGER_OPS:
             reason = f"ONNX Runtime has no integer kernel for {node.op_type} on a CPU"
-        elif not _between_qdq(node):
+        elif not between_qdq(node):
             reason = "an input or the output is float"
         else:
             continue
@@ -160,12 +160,6 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
 def _computes_floats(node: ir.Node) -> bool:
     constant = all(value is None or value.const_value is not None for value in node.inputs)
     return not constant and node.outputs[0].dtype in (None, ir.DataType.FLOAT)
-
-
-def _between_qdq(node: ir.Node) -> bool:
-    data = [value for value in node.inputs if value is not None and value.dtype in (None, ir.DataType.FLOAT)]
-    read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
-    return read and all(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses())
 
 
 def int32_inputs(model: ir.Model) -> None:

@@ -34,3 +34,12 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value
+
+
+def between_qdq(node: ir.Node) -> bool:
+    """Whether an op reads only constants and what DequantizeLinear makes, and QuantizeLinear alone reads it."""
+    data = [value for value in node.inputs if value is not None and value.dtype in (None, ir.DataType.FLOAT)]
+    read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
+    result = node.outputs[0]
+    readers = [use.node.op_type for use in result.uses()]
+    return read and set(readers) == {"QuantizeLinear"} and not result.is_graph_output()

@@ -131,6 +131,11 @@ def set_metadata(model: Any, key: str, text: str) -> None:
     model.metadata = [m for m in model.metadata or [] if m.name != key.encode()] + [entry]
 
 
+def type_name(tensor: Any) -> str:
+    """Dtype of a tensor in the schema's word, e.g. ``INT8``."""
+    return str(_TYPE_NAMES[tensor.type])
+
+
 def operations(model: Any) -> list[OpInfo]:
     """Every op of the main graph, in order."""
     graph = model.subgraphs[0]

@@ -7,6 +7,7 @@ import kdedge.cli.demo
 import kdedge.cli.distill
 import kdedge.cli.evaluate
 import kdedge.cli.export
+import kdedge.cli.inspect
 import kdedge.cli.bench
 import kdedge.cli.report
 import kdedge.cli.recipes

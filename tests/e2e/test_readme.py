@@ -50,7 +50,7 @@ def run(words: list[str], folder: Path, **environment: str) -> subprocess.Comple
 
 def test_there_are_commands_of_every_kind() -> None:
     assert {line.split()[1] for line in COMMANDS} == {
-        "recipes", "distill", "export", "eval", "bench", "device", "report"
+        "recipes", "distill", "export", "inspect", "eval", "bench", "device", "report"
     }  # fmt: skip
 
 
