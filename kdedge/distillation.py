@@ -20,12 +20,13 @@ from kdedge.data.splits import SPLITS, DataSplits, load_data
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
-from kdedge.files import atomic_path, sha256_file
+from kdedge.files import atomic_path
 from kdedge.inputs import examples, output_count
 from kdedge.metrics import Scores, in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
-from kdedge.recipe import DistillRecipe, TrainingRecipe, told
+from kdedge.recipe import DistillRecipe, TrainingRecipe
 from kdedge.run_folder import RunFolder
+from kdedge.stage_hashes import stage_hashes
 from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import FIT, NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
@@ -150,35 +151,6 @@ def _precisions(recipe: DistillRecipe) -> set[str]:
     """The precisions that the stages of a recipe ask for."""
     stages = (recipe.teacher.training, recipe.student.training, recipe.qat.training)
     return {recipe.distillation.teacher_precision, *(stage.precision for stage in stages)}
-
-
-def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str) -> dict[str, str]:
-    """Stage -> hash of all that decides what it trains: its keys, the data, the libraries, and the stages before it.
-
-    A run without a teacher to follow has no such stage.
-
-    Args:
-        recipe: Of the run.
-        fingerprint: Of its data.
-        teacher: ``--teacher``.
-        device: ``cpu`` or ``cuda``, whose sums differ.
-    """
-
-    def sha256(*parts: Any) -> str:
-        return hashlib.sha256(json.dumps([told(part) for part in parts], sort_keys=True).encode()).hexdigest()
-
-    given = teacher and Path(teacher).expanduser()
-    if given and given.exists():
-        files = sorted(path for path in (given.rglob("*") if given.is_dir() else [given]) if path.is_file())
-        teacher = sha256(*map(sha256_file, files))
-    shared = (recipe.task, recipe.seed, fingerprint, recipe.augment, recipe.text, device, library_versions())
-    followed = Objective(recipe.distillation).needs_guides
-    # A text student that learns alone still starts from the layers of the teacher's checkpoint.
-    before = sha256(*shared, recipe.teacher, teacher) if followed else sha256(recipe.teacher.model, teacher)
-    hashes = {"teacher": before} if followed else {}
-    hashes["student"] = sha256(*shared, recipe.student, recipe.distillation, before)
-    hashes["qat"] = sha256(hashes["student"], recipe.qat)
-    return hashes
 
 
 def describe_data(splits: DataSplits[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from kdedge.distillation import DistillResult, distill
 from kdedge.errors import UserError
 from kdedge.files import read_json, sha256_file
 from kdedge.recipe_file import load_recipe
+from kdedge.stage_hashes import stage_hashes
 
 SHORT = [
     "data.image_size=8", "teacher.model=mlp", "teacher.training.epochs=2", "student.model=mlp",
@@ -56,6 +57,16 @@ def test_what_would_be_trained_alike_is_taken_over(
     assert result.metrics == again.metrics
     for name in ("student.safetensors", "student-int8.safetensors"):
         assert sha256_file(tmp_path / "run" / "bundle" / name) == sha256_file(tmp_path / "whole" / "bundle" / name)
+
+
+def test_another_kind_of_student_leaves_the_teacher_what_it_is() -> None:
+    hashes = [
+        stage_hashes(load_recipe("digits", [*SHORT, f"student.model={model}"]), "data", None, "cpu")
+        for model in ("mlp", "resnet18")
+    ]
+    assert hashes[0]["teacher"] == hashes[1]["teacher"]
+    assert hashes[0]["student"] != hashes[1]["student"]
+    assert hashes[0]["qat"] != hashes[1]["qat"]
 
 
 def test_a_student_on_labels_alone_is_none_that_follows_a_teacher(first: Path, tmp_path: Path) -> None:

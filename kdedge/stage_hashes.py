@@ -1,0 +1,48 @@
+"""What decides the outcome of each stage of a run, as one hash: a later run may take over a stage of the same hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kdedge.bundle import library_versions
+from kdedge.files import sha256_file
+from kdedge.recipe import DistillRecipe, told
+from kdedge.training.objective import Objective
+
+
+def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str) -> dict[str, str]:
+    """Stage -> hash of all that decides what it trains: its keys, the data, the libraries, and the stages before it.
+
+    A run without a teacher to follow has no such stage.
+
+    Args:
+        recipe: Of the run.
+        fingerprint: Of its data.
+        teacher: ``--teacher``.
+        device: ``cpu`` or ``cuda``, whose sums differ.
+    """
+    given = [_content(spec) for spec in (teacher, recipe.teacher.model, recipe.text.tokenizer)]
+    shared = (recipe.task, recipe.seed, fingerprint, recipe.augment, recipe.text, device, library_versions(), given)
+    followed = Objective(recipe.distillation).needs_guides
+    # A text student that learns alone still starts from the layers of the teacher's checkpoint.
+    before = _sha256(*shared, recipe.teacher) if followed else _sha256(recipe.teacher.model)
+    hashes = {"teacher": before} if followed else {}
+    hashes["student"] = _sha256(*shared, recipe.student, _content(recipe.student.model), recipe.distillation, before)
+    hashes["qat"] = _sha256(hashes["student"], recipe.qat)
+    return hashes
+
+
+def _sha256(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([told(part) for part in parts], sort_keys=True).encode()).hexdigest()
+
+
+def _content(spec: str | None) -> str | None:
+    """A net or tokenizer that is named by a path, by what it holds; other names as they are."""
+    path = Path(spec).expanduser() if spec else None
+    if spec is None or path is None or not path.exists():
+        return spec
+    files = sorted(found for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
+    return _sha256(*(sha256_file(file) for file in files))
