@@ -5,7 +5,7 @@ say how well the nets remember them, nothing about unseen images; what is shown 
 photographs, streamed from disk, and how near the artifacts stay to their student. Epochs, batches and rates are set
 for so few images, everything else is the recipe's. Printed: what was set, scores with n, parity, seconds by stage.
 
-Run: python benchmarks/imagenet_sample.py FOLDER [--epochs 30] [--teacher-epochs 2] [--qat-epochs 3] [--out DIR]
+Run: python benchmarks/imagenet_sample.py FOLDER [--epochs 60] [--teacher-epochs 2] [--qat-epochs 3] [--out DIR]
      FOLDER has one sub-folder a class, such as ../shared/data/imagenet-sample.
 """
 
@@ -23,10 +23,12 @@ RECIPE = "imagenet-resnet50-mobilenetv2"
 
 
 def kdedge(*words: object) -> Any:
-    """The JSON document of one command; its progress goes to stderr."""
+    """The JSON document of one command, also where a check failed (exit code 1); its progress goes to stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "kdedge", *map(str, words), "--json"], stdout=subprocess.PIPE, check=True
+        [sys.executable, "-m", "kdedge", *map(str, words), "--json"], stdout=subprocess.PIPE, check=False
     )
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.returncode)
     return json.loads(done.stdout)
 
 
@@ -62,6 +64,9 @@ def run(options: argparse.Namespace, out: Path) -> None:
     for format_ in ("onnx", "tflite"):
         artifact = out / f"student-int8.{format_}"
         exported = kdedge("export", done["bundle"], "--format", format_, "--out", artifact)
+        if "error" in exported:
+            print(f"  int8 {format_:<9} refused: {exported['error']['what']}")
+            continue
         parity = exported["parity"]
         scores = kdedge("eval", artifact, "--data", data)["metrics"]
         print(
@@ -75,7 +80,7 @@ def main() -> None:
     """Entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/imagenet-sample"))
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--teacher-epochs", type=int, default=2)
     parser.add_argument("--qat-epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="keeps the run, and goes on with one that is there")
