@@ -52,13 +52,14 @@ def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -
     from kdedge import quantize
 
     model = _translate(module, bundle.inputs)
-    float_ops: list[dict[str, str]] = []
     if precision == "int8":
         onnx_passes.to_integer_form(model)
-        reasons = {op.name: op.reason for op in quantize.float_ops(module)}  # type: ignore[arg-type]
-        float_ops = onnx_passes.float_ops(model, reasons)
     onnx_passes.int32_inputs(model)
     onnx_passes.tidy(model)
+    float_ops: list[dict[str, str]] = []
+    if precision == "int8":  # what nothing reads is gone by now, and the names are still the program's
+        reasons = {op.name: op.reason for op in quantize.float_ops(module)}  # type: ignore[arg-type]
+        float_ops = onnx_passes.float_ops(model, reasons)
     onnx_passes.rename_io(model, [spec.name for spec in bundle.inputs], [OUTPUT_NAME])
     document = describe(
         bundle,
