@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
 from kdedge.files import read_json, sha256_file, write_json
 from kdedge.inputs import InputSpec, examples, output_count
-from kdedge.recipe import DistillRecipe
+from kdedge.recipe import Activations, DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Bundle:
         recipe: What was asked.
         labels: Names of the classes, by index.
         preprocessing: Samples -> the student's inputs.
+        calibration: Where it was quantised after training, here in memory (``calibrated``).
     """
 
     path: Path
@@ -155,6 +157,7 @@ class Bundle:
     recipe: DistillRecipe
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    calibration: Calibration | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -211,8 +214,13 @@ class Bundle:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the student went through QAT."""
-        return INT8_STATE in self.manifest["files"]
+        """Whether the student went through QAT, or was quantised after training."""
+        return self.calibration is not None or INT8_STATE in self.manifest["files"]
+
+    @property
+    def activations(self) -> Activations:
+        """How its activations are quantised."""
+        return self.recipe.qat.activations if self.calibration is None else self.calibration.activations
 
     def float_student(self) -> nn.Module:
         """The float student in eval mode, on the CPU.
@@ -232,7 +240,7 @@ class Bundle:
         return net.eval()
 
     def qat_student(self, batch_size: int | None = None) -> GraphModule:
-        """The student with its fake-quantisation, as QAT left it.
+        """The student with its fake-quantisation, as QAT or calibration left it.
 
         Args:
             batch_size: Fixed size of the batch dimension; None leaves it dynamic.
@@ -246,12 +254,15 @@ class Bundle:
             raise BundleError(
                 "this bundle holds a float student",
                 where=self.path,
-                cure="Train it with qat.training.epochs above 0",
+                cure="Train it with qat.training.epochs above 0, or export it with --calibrate 500",
             )
         example = examples(self.inputs, batch_size or 2)
-        prepared = quantize.prepare_qat(self.float_student(), example, dynamic_batch=batch_size is None)
+        prepared = quantize.prepare_qat(
+            self.float_student(), example, dynamic_batch=batch_size is None, activations=self.activations
+        )
+        state = self._tensors(INT8_STATE) if self.calibration is None else self.calibration.state
         try:
-            quantize.load_quantised_state(prepared, self._tensors(INT8_STATE))
+            quantize.load_quantised_state(prepared, state)
         except KdedgeError as error:
             was = self.manifest["versions"]
             raise BundleError(
@@ -260,6 +271,40 @@ class Bundle:
                 cure=f"Written with torch {was.get('torch')} and torchao {was.get('torchao')}: install those",
             ) from error
         return prepared
+
+    def quantisation(self) -> dict[str, Any]:
+        """How the int8 student came about: ``method``, ``activations``, ``calibration_samples`` (None after QAT)."""
+        method = "qat" if self.calibration is None else "calibration"
+        samples = None if self.calibration is None else self.calibration.samples
+        return {"method": method, "activations": self.activations, "calibration_samples": samples}
+
+    def calibrated(self, batches: Iterable[tuple[torch.Tensor, ...]], activations: Activations | None = None) -> Bundle:
+        """This student quantised after training (PTQ): ranges from samples, weights as float training left them.
+
+        Args:
+            batches: The student's inputs, of training samples, batch by batch; at least one.
+            activations: ``affine`` or ``symmetric``; None takes the recipe's.
+
+        Returns:
+            A bundle like this one, in memory, in place of whose QAT the calibration stands.
+        """
+        from kdedge import quantize
+
+        chosen = activations or self.recipe.qat.activations
+        prepared = quantize.prepare_qat(self.float_student(), examples(self.inputs, 2), activations=chosen)
+        samples = 0
+
+        def counted() -> Iterator[tuple[torch.Tensor, ...]]:
+            nonlocal samples
+            for batch in batches:
+                samples += len(batch[0])
+                yield batch
+
+        quantize.set_fake_quantize(prepared, False)  # ranges of the float student, not of one half quantised
+        quantize.calibrate(prepared, counted())
+        quantize.set_fake_quantize(prepared, True)
+        calibration = Calibration(quantize.quantised_state(prepared), chosen, samples)
+        return dataclasses.replace(self, calibration=calibration)
 
     def int8_program(self, batch_size: int | None = None) -> GraphModule:
         """The converted int8 program: images float32 [N, C, H, W] -> logits float32 [N, classes].
@@ -282,6 +327,21 @@ class Bundle:
             return load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise BundleError(f"cannot read the weights: {error}", where=self.path / name) from error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A student quantised after training.
+
+    Attributes:
+        state: As ``quantize.quantised_state`` gives it.
+        activations: ``affine`` or ``symmetric``.
+        samples: How many samples the ranges are from.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    activations: Activations
+    samples: int
 
 
 def _texts(path: Path, manifest: dict[str, Any]) -> dict[str, str]:

@@ -223,7 +223,8 @@ class _Pipeline:
         if recipe.qat.training.epochs == 0:
             return None
         example = tuple(x.to(self.setting.device) for x in examples(self.setting.preprocessing.inputs, 2))
-        prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, dynamic_batch=True)
+        activations = recipe.qat.activations
+        prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, activations=activations)
         path = self.run.checkpoints / "qat.safetensors"
         if self.run.finished("qat") and path.exists():
             from safetensors.torch import load_file

@@ -13,6 +13,7 @@ from kdedge.errors import RecipeError
 Task = Literal["image-classification", "text-classification", "question-answering", "vector-classification"]
 Stem = Literal["imagenet", "cifar", "cifar-stride2"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Activations = Literal["affine", "symmetric"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
 QatTeacher = Literal["teacher", "student", "both", "none"]
@@ -268,6 +269,8 @@ class QatRecipe:
         teacher: Whose logits are followed: ``teacher``, the float ``student``, ``both`` (their mean) or ``none``.
         alpha: Weight of that teacher in QAT's loss.
         calibration_batches: Batches through the observers before the first step.
+        activations: ``affine``, or ``symmetric`` (zero point 0) for TensorRT and others that want it; a bit is lost
+            wherever a tensor has one sign, as after a ReLU.
     """
 
     training: TrainingRecipe
@@ -275,6 +278,7 @@ class QatRecipe:
     teacher: QatTeacher = "teacher"
     alpha: float = 0.5
     calibration_batches: int = 8
+    activations: Activations = "affine"
 
     def __post_init__(self) -> None:
         _check(0 <= self.alpha <= 1, "qat.alpha", "must lie in [0, 1]")
@@ -287,15 +291,20 @@ class ToleranceRecipe:
     """What quantising may cost before kdedge says no, as accuracies in [0, 1].
 
     Attributes:
-        int8_drop: Largest fall of an artifact's accuracy below its student's in torch.
+        int8_drop: Fall of the int8 student's accuracy below the float student's (F1 in question answering) from
+            which `kdedge export` says so and names what to look at.
+        artifact_drop: Largest fall of an artifact's accuracy below its student's in torch, beyond a single sample;
+            None is 0.003, and 0.005 for text.
         agreement: Least share of samples on which artifact and student choose the same class.
     """
 
     int8_drop: float = 0.005
+    artifact_drop: float | None = None
     agreement: float = 0.99
 
     def __post_init__(self) -> None:
         _check(0 <= self.int8_drop < 1, "tolerance.int8_drop", "must lie in [0, 1)")
+        _check(0 <= (self.artifact_drop or 0) < 1, "tolerance.artifact_drop", "must lie in [0, 1)")
         _check(0 <= self.agreement <= 1, "tolerance.agreement", "must lie in [0, 1]")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from kdedge import models, quantize
 from kdedge.bundle import Bundle, write_bundle
 from kdedge.images.preprocessing import ImagePreprocessing
+from kdedge.recipe import Activations
 from kdedge.recipe_file import load_recipe
 from torch import Tensor, nn
 
@@ -39,8 +41,21 @@ def train(net: nn.Module, shape: tuple[int, ...], steps: int = 40) -> nn.Module:
     return net.eval()
 
 
-def write(folder: Path, *, size: int = 32, steps: int = 40, **student: Any) -> Bundle:
-    """A bundle of a student of ``models.STUDENTS``; keywords are those of ``ModelRecipe``."""
+def batches(shape: tuple[int, ...], count: int = 128) -> Iterator[tuple[Tensor]]:
+    """Images to calibrate with."""
+    return ((batch,) for batch in images_of(shape, count, seed=3)[0].split(32))  # type: ignore[no-untyped-call]
+
+
+def write(
+    folder: Path,
+    *,
+    size: int = 32,
+    steps: int = 40,
+    activations: Activations = "affine",
+    quantised: bool = True,
+    **student: Any,
+) -> Bundle:
+    """A bundle of a student of ``models.STUDENTS``; more keywords are those of ``ModelRecipe``."""
     torch.manual_seed(0)
     shape = (3, size, size)
     recipe = load_recipe("digits")
@@ -48,10 +63,13 @@ def write(folder: Path, *, size: int = 32, steps: int = 40, **student: Any) -> B
         recipe,
         data=dataclasses.replace(recipe.data, image_size=size),
         student=dataclasses.replace(recipe.student, **student),
+        qat=dataclasses.replace(recipe.qat, activations=activations),
     )
     net = train(models.build(recipe.student, models.STUDENTS, CLASSES, shape), shape, steps)
-    prepared = quantize.prepare_qat(net, (torch.zeros(2, *shape),))
-    quantize.calibrate(prepared, [(batch,) for batch in images_of(shape, 128, seed=3)[0].split(32)])  # type: ignore[no-untyped-call]
+    prepared = None
+    if quantised:
+        prepared = quantize.prepare_qat(net, (torch.zeros(2, *shape),), activations=activations)
+        quantize.calibrate(prepared, batches(shape))
     return write_bundle(
         folder,
         recipe=recipe,

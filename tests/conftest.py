@@ -25,6 +25,7 @@ SMALL = (
     "qat.calibration_batches=4",
     "tolerance.agreement=0.95",
     "tolerance.int8_drop=0.02",
+    "tolerance.artifact_drop=0.02",
 )
 
 

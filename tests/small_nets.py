@@ -58,6 +58,12 @@ def head(channels: int, classes: int = 5) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(1), *layers]
 
 
+def student(classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """A small MobileNet as a user's own student, ``tests.small_nets:student``."""
+    first = nn.Sequential(nn.Conv2d(shape[0], 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU6())
+    return nn.Sequential(first, Residual(16), Residual(16), *head(16, classes))
+
+
 def build(name: str, seed: int = 0) -> nn.Module:
     """A net [N, 3, 16, 16] -> [N, 5] in eval mode, with batch-norm statistics unlike the initial ones."""
     torch.manual_seed(seed)

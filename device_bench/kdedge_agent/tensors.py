@@ -87,15 +87,41 @@ def normalise(pixels: Array, metadata: Optional[Mapping[str, Any]]) -> Array:
     """
     import numpy as np
 
+    mean, std = _statistics(metadata, pixels)
+    scaled = pixels.astype(np.float32) / np.float32(255)
+    return np.asarray((scaled - mean[:, None, None]) / std[:, None, None], dtype=np.float32)
+
+
+def _statistics(metadata: Optional[Mapping[str, Any]], images: Array) -> Tuple[Array, Array]:
+    """Mean and std by channel, of values in [0, 1]."""
+    import numpy as np
+
     steps: Dict[str, Any] = dict((metadata or {}).get("preprocessing") or {})
     mean, std = np.asarray(steps.get("mean", []), np.float32), np.asarray(steps.get("std", []), np.float32)
-    if pixels.ndim != 4 or len(mean) != pixels.shape[1] or len(std) != pixels.shape[1]:
+    if images.ndim != 4 or len(mean) != images.shape[1] or len(std) != images.shape[1]:
         raise RuntimeRefused(
             "the artifact carries no mean and std for these pixels",
             "Send normalised float32 samples, or export it with kdedge export",
         )
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    return np.asarray((scaled - mean[:, None, None]) / std[:, None, None], dtype=np.float32)
+    return mean, std
+
+
+def takes_pixels(metadata: Optional[Mapping[str, Any]]) -> bool:
+    """Whether the artifact normalises by itself: its input is the uint8 pixels."""
+    return ((metadata or {}).get("input") or {}).get("dtype") == "uint8"
+
+
+def pixels(normalised: Array, metadata: Optional[Mapping[str, Any]]) -> Array:
+    """The pixels uint8 [N,C,H,W] that ``normalise`` makes into these values, exactly.
+
+    Raises:
+        RuntimeRefused: the artifact carries no preprocessing, or for another number of channels.
+    """
+    import numpy as np
+
+    mean, std = _statistics(metadata, normalised)
+    scaled = (normalised * std[:, None, None] + mean[:, None, None]) * np.float32(255)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
 
 
 def to_layout(values: Array, info: TensorInfo, metadata: Optional[Mapping[str, Any]]) -> Array:
@@ -122,7 +148,7 @@ def logits(session: Session, samples: Array, metadata: Optional[Mapping[str, Any
     import numpy as np
 
     info, out = session.inputs[0], session.outputs[0]
-    values = to_layout(samples, info, metadata)
+    values = to_layout(pixels(samples, metadata) if takes_pixels(metadata) else samples, info, metadata)
     batch, padded = _batches(info, len(values))
     if padded != len(values):  # a fixed batch size: the last run is filled up and its surplus dropped
         values = np.concatenate([values, np.repeat(values[-1:], padded - len(values), axis=0)])

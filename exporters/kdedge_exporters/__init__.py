@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdedge.errors import UserError
 from kdedge.files import atomic_path, sha256_file, write_json
+
+from kdedge_exporters.options import ACTIVATIONS, PRECISIONS, ExportOptions
 
 if TYPE_CHECKING:
     import torch
@@ -25,30 +28,22 @@ if TYPE_CHECKING:
 
     Samples = tuple[torch.Tensor | Sequence[torch.Tensor], torch.Tensor]
 
-__all__ = ["EXPORTERS", "PRECISIONS", "ExportResult", "export", "load_artifact"]
-
-PRECISIONS = ("int8", "float32")
+__all__ = ["ACTIVATIONS", "EXPORTERS", "PRECISIONS", "ExportOptions", "ExportResult", "export", "load_artifact"]
 
 
-def _onnx(bundle: Bundle, precision: str, path: Path, io: str) -> list[dict[str, str]]:
+def _onnx(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, str]]:
     from kdedge_exporters import onnx
 
-    if io != "float32":
-        raise UserError(f"an ONNX artifact takes float32 input, not {io}", cure="Leave --io out")
-    module = bundle.float_student() if precision == "float32" else bundle.int8_program(None)
-    return onnx.write(bundle, module, precision, path)
+    return onnx.write(bundle, options, path)
 
 
-def _tflite(bundle: Bundle, precision: str, path: Path, io: str) -> list[dict[str, str]]:
+def _tflite(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, str]]:
     from kdedge_exporters import tflite
 
-    if io != "float32" and precision != "int8":
-        raise UserError(f"a float32 artifact has no {io} input", cure="Leave --io out")
-    module = bundle.float_student() if precision == "float32" else bundle.int8_program(1)
-    return tflite.write(bundle, module, precision, path, io=io)
+    return tflite.write(bundle, options, path)
 
 
-EXPORTERS: dict[str, Callable[[Bundle, str, Path, str], list[dict[str, str]]]] = {
+EXPORTERS: dict[str, Callable[[Bundle, ExportOptions, Path], list[dict[str, str]]]] = {
     "onnx": _onnx,
     "tflite": _tflite,
 }
@@ -67,6 +62,10 @@ class ExportResult:
         sha256: Of the file.
         parity: Against the student; None where no samples were given.
         float_ops: name, op and reason of every op that computes in float in an int8 artifact.
+        integer_macs_share: Share of the file's multiply-accumulates that is computed on integers alone; None where it
+            has none, or not all are known.
+        quantisation: How an int8 artifact came about: ``method`` (``qat`` or ``calibration``), ``activations``,
+            ``calibration_samples``; None for other precisions.
     """
 
     artifact: Path
@@ -76,12 +75,16 @@ class ExportResult:
     sha256: str
     parity: ParityRecord | None
     float_ops: tuple[dict[str, str], ...]
+    integer_macs_share: float | None
+    quantisation: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of ``kdedge export --json``."""
         document = {**vars(self), "artifact": str(self.artifact), "float_ops": list(self.float_ops)}
         document["parity"] = None if self.parity is None else self.parity.to_dict()
         document["unmeasured"] = {} if self.parity else {"parity": "no samples were given to compare on"}
+        if self.integer_macs_share is None:
+            document["unmeasured"]["integer_macs_share"] = "the file's multiply-accumulates are not all known, or none"
         return document
 
 
@@ -97,11 +100,12 @@ def export(
     format: str,  # noqa: A002 - the word of the command line
     *,
     precision: str = "int8",
+    io: str = "float32",
+    activations: str = "affine",
     out: Path | str | None = None,
     samples: Samples | None,
     accuracy_tolerance: float | None = None,
     min_agreement: float | None = None,
-    io: str = "float32",
     score: Callable[[torch.Tensor], Scores] | None = None,
 ) -> ExportResult:
     """Write an artifact and its parity record; keep neither unless the artifact passes.
@@ -109,26 +113,30 @@ def export(
     Args:
         bundle: From training.
         format: A key of ``EXPORTERS``.
-        precision: ``int8`` or ``float32``.
+        precision: As in ``ExportOptions``, like the next two.
+        io: Dtype of inputs and output.
+        activations: How an int8 ONNX file stores them.
         out: The file; by default ``student-<precision>.<format>`` beside the bundle's folder.
         samples: (images float32 [N, C, H, W] normalised, labels int64 [N]) of the evaluation split, or (a tensor for
             each of the bundle's inputs, labels); None skips the comparison, and the result says so.
-        accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.005.
+        accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.003, for text 0.005.
         min_agreement: Least share of equal arg-maxes; default 0.99.
-        io: ``float32``, or ``int8`` for an int8 TFLite file without conversions at its borders.
         score: The scores of the task from the logits of all samples (``Examples.score``); None compares accuracy.
 
     Raises:
-        UserError: unknown format, precision or io; the file cannot be written.
+        UserError: unknown format, options that do not go together; the file cannot be written.
         ParityError: the artifact departs from the student; nothing is left behind.
     """
-    _check_choice("format", format, tuple(EXPORTERS))
-    _check_choice("precision", precision, PRECISIONS)
-    _check_choice("io", io, ("float32", "int8"))
+    if format not in EXPORTERS:
+        raise UserError(f"unknown format {format!r}", cure=f"Choose one of: {', '.join(EXPORTERS)}")
+    options = ExportOptions(precision, io, activations)
+    options.check(bundle, format)
+    from kdedge_exporters.inspection import contents
+
     path = Path(out) if out is not None else bundle.path.parent / f"student-{precision}.{format}"
     record_path = path.with_name(f"{path.name}.parity.json")
     with atomic_path(path) as temporary:
-        float_ops = EXPORTERS[format](bundle, precision, temporary, io)
+        float_ops = EXPORTERS[format](bundle, options, temporary)
         record = None
         if samples is not None:
             record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score)
@@ -140,6 +148,8 @@ def export(
             sha256=sha256_file(temporary),
             parity=record,
             float_ops=tuple(float_ops),
+            integer_macs_share=contents(temporary, format).integer_macs_share,
+            quantisation=bundle.quantisation() if precision == "int8" else None,
         )
         if record is not None:
             write_json(record_path, {**result.to_dict(), "artifact": path.name})
@@ -161,26 +171,32 @@ def _parity(
     """Compare and refuse; the artifact is opened as a user would open it."""
     from kdedge import quantize
 
+    from kdedge_agent import runtimes
     from kdedge_exporters import parity
     from kdedge_exporters.artifact import open_artifact
 
     student, step = bundle.float_student(), None
+    float_student = None
     if precision == "int8":
-        student = bundle.qat_student(None).eval()
+        float_student, student = student, bundle.qat_student(None).eval()
         step = quantize.qparams(student)[-1].scale[0]
-    record = parity.compare(
-        open_artifact(path, kind),
-        student,
-        *samples,
-        step=step,
-        accuracy_tolerance=parity.ACCURACY_TOLERANCE if accuracy_tolerance is None else accuracy_tolerance,
-        min_agreement=parity.MIN_AGREEMENT if min_agreement is None else min_agreement,
-        score=score,
-    )
+    if accuracy_tolerance is None:
+        text = bundle.preprocessing.kind == "text"
+        accuracy_tolerance = parity.TEXT_TOLERANCE if text else parity.ACCURACY_TOLERANCE
+    names: list[str | None] = [*runtimes.installed(kind)]
+    records = [
+        parity.compare(
+            open_artifact(path, kind, runtime),
+            student,
+            *samples,
+            step=step,
+            accuracy_tolerance=accuracy_tolerance,
+            min_agreement=parity.MIN_AGREEMENT if min_agreement is None else min_agreement,
+            score=score,
+            float_student=float_student,
+        )
+        for runtime in names or [None]  # which then says what to install
+    ]
+    record = dataclasses.replace(records[0], others=tuple(records[1:]))
     record.require()
     return record
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"unknown {name} {value!r}", cure=f"Choose one of: {', '.join(choices)}")

@@ -77,14 +77,14 @@ class Artifact:
         from kdedge_agent import tensors
         from kdedge_agent.runtimes import DYNAMIC, RuntimeTrouble
 
-        arrays = self._in_order([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
         sources, result = self._session.inputs, self._session.outputs[0]
-        count = len(arrays[0])
-        batch = sources[0].shape[0] if sources[0].shape[0] != DYNAMIC else max(min(count, _OPEN_BATCH), 1)
-        if sources[0].shape[0] != DYNAMIC and count % batch:
-            raise ArtifactError(f"the file takes batches of {batch}, {count} given", where=self.path)
         rows = []
         try:
+            arrays = self._in_order([inputs] if isinstance(inputs, np.ndarray) else list(inputs))
+            count = len(arrays[0])
+            batch = sources[0].shape[0] if sources[0].shape[0] != DYNAMIC else max(min(count, _OPEN_BATCH), 1)
+            if sources[0].shape[0] != DYNAMIC and count % batch:
+                raise ArtifactError(f"the file takes batches of {batch}, {count} given", where=self.path)
             for start in range(0, count, batch):
                 parts = [
                     np.ascontiguousarray(tensors.quantise(values[start : start + batch], source))
@@ -112,7 +112,9 @@ class Artifact:
         ordered = []
         for source in self._session.inputs:
             values = by_name[source.name] if len(names) > 1 else arrays[0]
-            if source.dtype.startswith("float") or source.scale is not None:
+            if tensors.takes_pixels(self.metadata):
+                values = tensors.pixels(np.asarray(values, np.float32), self.metadata)
+            elif source.dtype.startswith("float") or source.scale is not None:
                 values = np.asarray(values, np.float32)
             ordered.append(tensors.to_layout(values, source, self.metadata))
         return ordered

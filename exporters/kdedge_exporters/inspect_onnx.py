@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdedge.errors import ArtifactError
 
 from kdedge_exporters.inspection import Contents, Step, TensorSpec, decoded, op_kinds, peak_bytes
-from kdedge_exporters.onnx_values import between_qdq, constant, made_by, sizes
+from kdedge_exporters.onnx_values import between_qdq, constant, is_fused_relu, made_by, sizes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -125,6 +125,8 @@ def _dtype(node: ir.Node) -> str:
         return _word(node.outputs[0]) if node.outputs else "-"
     if node.op_type in _QUANTISERS:
         return _word(node.inputs[0])
+    if is_fused_relu(node):
+        return _word(next(iter(node.outputs[0].uses())).node.outputs[0])
     read = _source if between_qdq(node) else lambda value: value
     data = _word(read(node.inputs[0]))
     position = _FACTORS.get(node.op_type)
@@ -172,7 +174,7 @@ def _peak(model: ir.Model, nodes: list[ir.Node]) -> int | None:
     """As ``peak_bytes``; floats between integer kernels and their QDQ ops are never written, so they are aliases."""
     alias: dict[ir.Value, ir.Value] = {}
     for node in nodes:
-        if node.op_type in _QUANTISERS or not between_qdq(node):
+        if node.op_type in _QUANTISERS or not (between_qdq(node) or is_fused_relu(node)):
             continue
         for value in node.inputs:
             source = _source(value)

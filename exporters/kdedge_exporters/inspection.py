@@ -168,11 +168,18 @@ def inspect_artifact(path: Path | str) -> Inspection:
         raise ArtifactError(
             f"an artifact ends in {' or '.join(SUFFIXES)}, this in {path.suffix or 'nothing'!r}", where=path
         )
-    if kind == "onnx":
-        from kdedge_exporters.inspect_onnx import contents
-    else:
-        from kdedge_exporters.inspect_tflite import contents
-    return Inspection(path, kind, path.stat().st_size, sha256_file(path), contents(path), openings(path, kind))
+    return Inspection(path, kind, path.stat().st_size, sha256_file(path), contents(path, kind), openings(path, kind))
+
+
+def contents(path: Path, kind: str) -> Contents:
+    """What is in a file of a known format.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    from kdedge_exporters import inspect_onnx, inspect_tflite
+
+    return inspect_onnx.contents(path) if kind == "onnx" else inspect_tflite.contents(path)
 
 
 def openings(path: Path, kind: str) -> tuple[Opening, ...]:

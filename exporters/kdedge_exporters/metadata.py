@@ -83,6 +83,7 @@ def describe(
             "shape": list(output_shape),
         },
         "bundle_id": bundle.bundle_id,
+        "quantisation": bundle.quantisation() if precision == "int8" else None,
         "float_ops": [dict(op) for op in float_ops],
     }
 

@@ -25,6 +25,7 @@ from kdedge_exporters.metadata import (
     encode,
 )
 from kdedge_exporters.onnx_values import sizes
+from kdedge_exporters.program import int8_program
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,39 +33,39 @@ if TYPE_CHECKING:
     from kdedge.bundle import Bundle
     from kdedge.inputs import InputSpec
 
+    from kdedge_exporters.options import ExportOptions
+
 OPSET, IR_VERSION = 18, 8
 _GELU_OPSET, _GELU_IR_VERSION = 20, 9
 
 
-def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -> list[dict[str, str]]:
-    """Write the artifact.
+def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, str]]:
+    """Write the artifact, with an open batch axis.
 
     Args:
-        bundle: Labels, preprocessing and shapes.
-        module: The converted program (``int8``) or the float student (``float32``); batch axis open.
-        precision: ``int8`` or ``float32``.
+        bundle: The student.
+        options: Checked.
         path: Where to.
 
     Returns:
         The ops that ONNX Runtime computes in float: name, op, reason (for ``int8``).
     """
     import onnx_ir as ir
-    from kdedge import quantize
 
-    model = _translate(module, bundle.inputs)
-    if precision == "int8":
-        onnx_passes.to_integer_form(model)
-    onnx_passes.int32_inputs(model)
-    onnx_passes.tidy(model)
-    float_ops: list[dict[str, str]] = []
-    if precision == "int8":  # what nothing reads is gone by now, and the names are still the program's
-        reasons = {op.name: op.reason for op in quantize.float_ops(module)}  # type: ignore[arg-type]
-        float_ops = onnx_passes.float_ops(model, reasons)
+    if options.precision == "int8":
+        model, float_ops = _int8(bundle, options)
+    else:
+        model, float_ops = _translate(bundle.float_student(), bundle.inputs), []
+        _lean(model)
     onnx_passes.rename_io(model, [spec.name for spec in bundle.inputs], [OUTPUT_NAME])
     document = describe(
         bundle,
-        precision,
-        inputs=[ArtifactInput(spec.name, spec.layout, spec.dtype, (DYNAMIC, *spec.shape)) for spec in bundle.inputs],
+        options.precision,
+        inputs=[
+            ArtifactInput(spec.name, spec.layout, "uint8" if options.io == "uint8" else spec.dtype, shape)
+            for spec in bundle.inputs
+            for shape in [(DYNAMIC, *spec.shape)]
+        ],
         output_shape=[DYNAMIC if size is None else size for size in sizes(model.graph.outputs[0])],
         float_ops=float_ops,
     )
@@ -72,6 +73,26 @@ def write(bundle: Bundle, module: torch.nn.Module, precision: str, path: Path) -
     _check(model)
     ir.save(model, path)
     return float_ops
+
+
+def _int8(bundle: Bundle, options: ExportOptions) -> tuple[ir.Model, list[dict[str, str]]]:
+    """The converted program as a QDQ graph, and the ops left in float."""
+    from kdedge import quantize
+
+    program = int8_program(bundle, options, None)
+    model = _translate(program, bundle.inputs)
+    onnx_passes.to_integer_form(model, signed=options.activations == "symmetric")
+    if options.io == "uint8":
+        onnx_passes.uint8_input(model)
+    _lean(model)
+    # What nothing reads is gone by now, and the names are still the program's.
+    reasons = {op.name: op.reason for op in quantize.float_ops(program)}
+    return model, onnx_passes.float_ops(model, reasons)
+
+
+def _lean(model: ir.Model) -> None:
+    onnx_passes.int32_inputs(model)
+    onnx_passes.tidy(model)
 
 
 def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...]) -> ir.Model:

@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from kdedge_exporters.onnx_gemm import linear_as_gemm
-from kdedge_exporters.onnx_values import between_qdq, constant, initializer, rank
+from kdedge_exporters.onnx_values import between_qdq, constant, initializer, is_fused_relu, rank
 
 # Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
 _BIASED = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2)}
-_INT32 = np.iinfo(np.int32)
+_INT8, _INT32 = np.iinfo(np.int8), np.iinfo(np.int32)
 # Ops that ONNX Runtime's CPU provider runs in integers when they stand between DequantizeLinear and
 # QuantizeLinear (qdq_selector_action_transformer.cc, as of 1.19), or whose values it only moves.
 _INTEGER_OPS = frozenset(
@@ -32,16 +32,32 @@ _INTEGER_OPS = frozenset(
 )
 
 
-def to_integer_form(model: ir.Model) -> None:
-    """All passes for an int8 program, in order."""
-    for change in (
-        unsigned_activations,
-        linear_as_gemm,
-        global_average_pool,
-        quantised_activations,
-        int32_biases,
-    ):
-        change(model)
+def to_integer_form(model: ir.Model, *, signed: bool = False) -> None:
+    """All passes for an int8 program, in order.
+
+    Args:
+        model: From torch's exporter.
+        signed: Leave activations as int8, a ReLU where it stands before its QuantizeLinear, and biases as floats (on
+            their int32 grid): that is what TensorRT takes. ONNX Runtime computes the same from it, in float on a CPU.
+    """
+    if signed:
+        linear_as_gemm(model)
+        global_average_pool(model)
+        relu_for_clip(model)
+        return
+    unsigned_activations(model)
+    linear_as_gemm(model)
+    global_average_pool(model)
+    quantised_activations(model)
+    int32_biases(model)
+
+
+def uint8_input(model: ir.Model) -> None:
+    """Let the graph's input be the uint8 pixels that its QuantizeLinear (scale 1, zero point 0) makes of floats."""
+    (image,) = model.graph.inputs
+    for use in list(image.uses()):
+        _bypass(use.node)
+    image.dtype = ir.DataType.UINT8
 
 
 def unsigned_activations(model: ir.Model) -> None:
@@ -144,7 +160,7 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
     """
     found = []
     for node in model.graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not _computes_floats(node):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not _computes_floats(node) or is_fused_relu(node):
             continue
         name = node.outputs[0].name or node.op_type
         if node.op_type not in _INTEGER_OPS:
@@ -196,6 +212,22 @@ def rename_io(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:
             value.name = name
 
 
+def relu_for_clip(model: ir.Model) -> None:
+    """Where saturation does the upper half of a Clip from 0, write the Relu that other runtimes fuse."""
+    for node in list(model.graph):
+        bounds = _bounds(node)
+        uses = list(node.outputs[0].uses())
+        if node.op_type != "Clip" or bounds is None or bounds[0] != 0.0 or not uses:
+            continue
+        if any(use.node.op_type != "QuantizeLinear" for use in uses):
+            continue
+        scale, zero_point = (constant(uses[0].node.inputs[i]) for i in (1, 2))
+        if scale is None or zero_point is None or zero_point.dtype != np.int8:
+            continue
+        if np.rint(bounds[1] / float(scale)) + int(zero_point) >= _INT8.max:
+            _replace(node, ir.node("Relu", [node.inputs[0]]))
+
+
 def _bounds(node: ir.Node) -> tuple[float, float] | None:
     """Lower and upper bound that a Relu or Clip enforces."""
     if node.op_type == "Relu":
@@ -225,7 +257,7 @@ def _replace(node: ir.Node, new: ir.Node) -> None:
 def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> None:
     """Clip the uint8 output of a QuantizeLinear, for all who read it."""
     result = quantize.outputs[0]
-    low, high = (initializer(graph, f"clip_{int(v)}", np.asarray(int(v), np.uint8)) for v in limits)
+    low, high = (_shared(graph, f"clip_{int(v)}", np.asarray(int(v), np.uint8)) for v in limits)
     readers = list(result.uses())
     clip = ir.node("Clip", [result, low, high])
     clip.outputs[0].name, clip.outputs[0].shape, clip.outputs[0].type = (
@@ -236,6 +268,11 @@ def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> N
     graph.insert_after(quantize, clip)
     for use in readers:
         use.node.replace_input_with(use.idx, clip.outputs[0])
+
+
+def _shared(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """The initializer of this name, which always holds this array; made where it is missing."""
+    return graph.initializers.get(name) or initializer(graph, name, array)
 
 
 def _bypass(node: ir.Node) -> None:

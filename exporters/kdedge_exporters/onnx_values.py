@@ -37,9 +37,23 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def between_qdq(node: ir.Node) -> bool:
-    """Whether an op reads only constants and what DequantizeLinear makes, and QuantizeLinear alone reads it."""
+    """Whether an op reads only constants and what DequantizeLinear makes, and QuantizeLinear alone reads it.
+
+    A Relu of which the same is true, but for the op before it, belongs to that op's kernel (``is_fused_relu``).
+    """
     data = [value for value in node.inputs if value is not None and value.dtype in (None, ir.DataType.FLOAT)]
     read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
-    result = node.outputs[0]
-    readers = [use.node.op_type for use in result.uses()]
-    return read and set(readers) == {"QuantizeLinear"} and not result.is_graph_output()
+    uses = list(node.outputs[0].uses())
+    relu = uses[0].node if len(uses) == 1 and uses[0].node.op_type == "Relu" else None
+    return read and _only_quantised((relu or node).outputs[0]) and not node.outputs[0].is_graph_output()
+
+
+def is_fused_relu(node: ir.Node) -> bool:
+    """Whether this is the Relu between an integer op and its QuantizeLinear."""
+    source = node.inputs[0] if node.op_type == "Relu" else None
+    producer = source.producer() if source is not None else None
+    return producer is not None and between_qdq(producer)
+
+
+def _only_quantised(value: ir.Value) -> bool:
+    return {use.node.op_type for use in value.uses()} == {"QuantizeLinear"} and not value.is_graph_output()

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdedge.errors import UserError
+
 from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode
+from kdedge_exporters.program import int8_program
 
 if TYPE_CHECKING:
     import torch
@@ -19,40 +22,42 @@ if TYPE_CHECKING:
     from kdedge.inputs import InputSpec
     from torch.fx import GraphModule
 
+    from kdedge_exporters.options import ExportOptions
 
-def write(
-    bundle: Bundle, module: torch.nn.Module, precision: str, path: Path, *, io: str = "float32"
-) -> list[dict[str, str]]:
-    """Write the artifact.
+
+def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, str]]:
+    """Write the artifact, for a batch of one.
 
     Args:
-        bundle: Labels, preprocessing and shapes.
-        module: The converted program for a batch of one (``int8``; changed by this call) or the float
-            student.
-        precision: ``int8`` or ``float32``.
+        bundle: The student.
+        options: Checked.
         path: Where to.
-        io: Dtype of inputs and output that are no token ids: ``float32``, or ``int8`` (int8 artifacts only), which
-            leaves quantising the pixels to the caller.
 
     Returns:
         The ops that compute in float: name, op, reason (for ``int8``).
     """
     from kdedge_exporters import tflite_file, tflite_lookups
 
-    content = _translate(module, bundle.inputs, precision)
-    model = tflite_file.read(content)
-    tflite_file.name_io(model, [spec.name for spec in bundle.inputs])
+    names = [spec.name for spec in bundle.inputs]
     float_ops = []
-    if precision == "int8":
+    if options.precision == "int8":
+        program = _program(bundle, options)
+        model = tflite_file.read(_translate(program, bundle.inputs, "int8"))
+        tflite_file.name_io(model, names)
         tflite_lookups.gather_integers(model)
-        reason = _reason(module)
+        reason = _reason(program)
         float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
-    if io == "float32":
+    else:
+        model = tflite_file.read(_translate(bundle.float_student(), bundle.inputs, options.precision))
+        tflite_file.name_io(model, names)
+    if options.io == "float32":
         tflite_file.float_io(model)
+    elif options.io == "uint8":
+        tflite_file.uint8_input(model)
     tensors = tflite_file.inputs(model)
     document = describe(
         bundle,
-        precision,
+        options.precision,
         inputs=[
             ArtifactInput(spec.name, "NHWC" if spec.layout == "NCHW" else spec.layout, *tensors[spec.name])
             for spec in bundle.inputs
@@ -63,6 +68,24 @@ def write(
     tflite_file.set_metadata(model, METADATA_KEY, encode(document))
     path.write_bytes(tflite_file.pack(model))
     return float_ops
+
+
+def _program(bundle: Bundle, options: ExportOptions) -> GraphModule:
+    """The int8 program that is translated.
+
+    Raises:
+        UserError: it holds an op whose scale TFLite prescribes, and was trained with another one.
+    """
+    from kdedge import quantize
+
+    program = int8_program(bundle, options, 1)
+    if bundle.activations == "symmetric" and (op := quantize.op_of_prescribed_scale(program)) is not None:
+        raise UserError(
+            f"TFLite computes {op} with zero point -128 alone, and this student was trained with zero point 0",
+            where=bundle.path,
+            cure="Export it as ONNX, or train it with qat.activations = affine",
+        )
+    return program
 
 
 def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision: str) -> bytes:

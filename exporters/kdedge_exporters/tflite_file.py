@@ -108,6 +108,27 @@ def float_io(model: Any) -> None:
             entry.tensorIndex = outside.get(entry.tensorIndex, entry.tensorIndex)
 
 
+def uint8_input(model: Any) -> None:
+    """Put a QUANTIZE that takes uint8 pixels before the int8 input, whose scale is 1: it adds -128, in integers."""
+    graph = model.subgraphs[0]
+    (source,) = map(int, graph.inputs)
+    inside, outside = graph.tensors[source], schema.TensorT()
+    outside.name, outside.shape, outside.shapeSignature = inside.name, inside.shape, inside.shapeSignature
+    outside.type, outside.buffer = schema.TensorType.UINT8, 0
+    outside.quantization = schema.QuantizationParametersT()
+    outside.quantization.scale = np.asarray([1.0], np.float32)
+    outside.quantization.zeroPoint = np.asarray([0], np.int64)
+    inside.name = inside.name + b"_int8"
+    graph.tensors.append(outside)
+    index = len(graph.tensors) - 1
+    code = operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
+    graph.operators.insert(0, _operator(code, index, source))
+    graph.inputs = [index]
+    for signature in model.signatureDefs or []:
+        for entry in signature.inputs:
+            entry.tensorIndex = index
+
+
 def inputs(model: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype (numpy's word) and shape of each input, by name."""
     graph = model.subgraphs[0]

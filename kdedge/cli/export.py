@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kdedge.bundle import Bundle
     from kdedge.quantize import TensorError
     from kdedge_exporters import ExportResult
+    from kdedge_exporters.parity import ParityRecord
 
 
 @app.command(epilog="Example: kdedge export runs/demo/bundle --format tflite --out student.tflite")
@@ -28,12 +29,21 @@ def export(
     ] = None,
     data: Data = None,
     split: Annotated[str, typer.Option("--split", help="Samples for parity: test or validation.")] = "test",
-    io: Annotated[str, typer.Option("--io", help="Of an int8 TFLite file's input and output: float32 or int8.")] = (
-        "float32"
-    ),
+    io: Annotated[
+        str, typer.Option("--io", help="float32; int8 (TFLite); uint8: pixels as they are, normalised in integers.")
+    ] = "float32",
+    activations: Annotated[
+        str, typer.Option("--activations", help="In an int8 ONNX file: affine, or symmetric (zero point 0; TensorRT).")
+    ] = "affine",
+    calibrate: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--calibrate", metavar="N", min=1, help="Quantise after training instead, from N training samples (PTQ)."
+        ),
+    ] = None,
     tolerance: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--tolerance", help="Largest fall of accuracy, 0 to 1; the recipe's tolerance.int8_drop."),
+        typer.Option("--tolerance", help="Largest fall of accuracy, 0 to 1; the recipe's tolerance.artifact_drop."),
     ] = None,
     agreement: Annotated[
         Optional[float],  # noqa: UP045
@@ -56,7 +66,11 @@ def export(
     loaded = BundleType.load(bundle)
     if explain_quantization and precision != "int8":
         raise UserError("--explain-quantization: only int8 has quantised tensors", cure="Leave --precision out")
+    if calibrate is not None and precision != "int8":
+        raise UserError("--calibrate: only int8 has ranges to calibrate", cure="Leave --precision out")
     with output.libraries_on_stderr():
+        if calibrate is not None:
+            loaded = calibrated(loaded, data, calibrate, activations)
         errors = explained(loaded, data, split) if explain_quantization else None
     warn_of_loss(loaded, precision)
     if errors is not None and not as_json:
@@ -66,9 +80,11 @@ def export(
             output.result(line)
     with output.libraries_on_stderr():
         result = export_with_parity(
-            loaded, format_, precision=precision, out=out, data=data, split=split, io=io,
+            loaded, format_, precision=precision, out=out, data=data, split=split, io=io, activations=activations,
             tolerance=tolerance, agreement=agreement,
         )  # fmt: skip
+    if loaded.calibration is not None and result.parity is not None:
+        _warn(loaded, result.parity.scores_student, result.parity.scores_float)
     if as_json:
         found = {} if errors is None else {"quantization_error": [error.to_dict() for error in errors]}
         output.document({**result.to_dict(), **found})
@@ -76,6 +92,7 @@ def export(
     show(result)
 
 
+CALIBRATION_BATCH = 32
 EXPLAINED_MACS = 5e11
 """Multiply-accumulates that explaining may take; the net runs once for each of its tensors."""
 EXPLAINED_SAMPLES = (4, 256)
@@ -84,18 +101,41 @@ EXPLAINED_SAMPLES = (4, 256)
 
 def warn_of_loss(bundle: Bundle, precision: str) -> None:
     """Say where quantising cost more of the deciding figure than the recipe tolerates; export goes on all the same."""
+    metrics = bundle.manifest["metrics"] if precision == "int8" and bundle.calibration is None else {}
+    _warn(bundle, metrics.get("student_int8"), metrics.get("student_float"))
+
+
+def _warn(bundle: Bundle, int8: dict[str, Any] | None, float_: dict[str, Any] | None) -> None:
     from kdedge.metrics import scores_from_dict
 
-    metrics = bundle.manifest["metrics"] if precision == "int8" else {}
-    kept, wanted = (metrics.get(name) for name in ("student_int8", "student_float"))
-    if kept is None or wanted is None:
+    if int8 is None or float_ is None:
         return
-    (figure, ours), (_, theirs) = scores_from_dict(kept).leading, scores_from_dict(wanted).leading
+    (figure, ours), (_, theirs) = scores_from_dict(int8).leading, scores_from_dict(float_).leading
     if theirs - ours > bundle.recipe.tolerance.int8_drop:
         output.line(
             f"note: {figure.replace('_', ' ')} of the int8 student is {ours:.4f}, of the float one {theirs:.4f}: "
             f"--explain-quantization shows which tensors cost most"
         )
+
+
+def calibrated(bundle: Bundle, data: str | None, count: int, activations: str) -> Bundle:
+    """The bundle's student quantised after training, from so many of its training samples, drawn with its seed.
+
+    Raises:
+        KdedgeError: the data are missing, or there is no such way to quantise activations.
+    """
+    import torch
+
+    from kdedge.cli import samples
+    from kdedge.errors import UserError
+    from kdedge_exporters import ACTIVATIONS
+
+    if activations not in ACTIVATIONS:
+        raise UserError(f"unknown activations {activations!r}", cure=f"Choose one of: {', '.join(ACTIVATIONS)}")
+    found = samples.for_bundle(bundle, data, "train")
+    order = torch.randperm(len(found.data), generator=torch.Generator().manual_seed(bundle.recipe.seed))
+    rows = (found.data.take(index).columns for index in torch.split(order[:count], CALIBRATION_BATCH))
+    return bundle.calibrated(map(found.preprocessing.prepare, rows), activations)  # type: ignore[arg-type]
 
 
 def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]:
@@ -139,6 +179,7 @@ def export_with_parity(
     data: str | None = None,
     split: str = "test",
     io: str = "float32",
+    activations: str = "affine",
     tolerance: float | None = None,
     agreement: float | None = None,
 ) -> ExportResult:
@@ -162,9 +203,10 @@ def export_with_parity(
             precision=precision,
             out=out,
             samples=(found.preprocessing.prepare(found.data.columns), found.data.labels),
-            accuracy_tolerance=wanted.int8_drop if tolerance is None else tolerance,
+            accuracy_tolerance=wanted.artifact_drop if tolerance is None else tolerance,
             min_agreement=wanted.agreement if agreement is None else agreement,
             io=io,
+            activations=activations,
             score=found.data.score,
         )
     except ParityError as error:
@@ -175,17 +217,32 @@ def export_with_parity(
         raise ParityError(error.what, where=error.where, cure=cure) from error
 
 
+def _in_words(record: ParityRecord) -> str:
+    """One comparison in a line."""
+    from kdedge.metrics import in_words
+
+    found = record.to_dict()
+    scores = {
+        who: found[f"scores_{who}"] or {"accuracy": found[f"accuracy_{who}"]}
+        for who in ("artifact", "student", "float")
+        if found[f"accuracy_{who}"] is not None
+    }
+    beside = [f"student in torch: {in_words(scores['student'])}"]
+    if "float" in scores:
+        beside.append(f"float: {in_words(scores['float'])}")
+    return (
+        f"{in_words(scores['artifact'])} in {record.runtime['name']} ({'; '.join(beside)}), "
+        f"agreement {record.agreement:.4f}, n={record.n}"
+    )
+
+
 def show(result: ExportResult) -> None:
     """The result in lines."""
     output.result(f"{result.artifact}: {result.format} {result.precision}, {result.size_bytes / 1e6:.2f} MB")
     if result.parity is not None:
-        from kdedge.metrics import in_words
-
-        p = result.parity.to_dict()
-        ours, theirs = (p[f"scores_{who}"] or {"accuracy": p[f"accuracy_{who}"]} for who in ("artifact", "student"))
-        output.result(
-            f"parity: {in_words(ours)} (student in torch: {in_words(theirs)}), "
-            f"agreement {p['agreement']:.4f}, n={p['n']}"
-        )
+        for record in (result.parity, *result.parity.others):
+            output.result(f"parity: {_in_words(record)}")
+    if result.integer_macs_share is not None and result.precision == "int8":
+        output.result(f"integer: {100 * result.integer_macs_share:.2f}% of the multiply-accumulates")
     for op in result.float_ops:
         output.result(f"float op: {op['name']} ({op['op']}): {op['reason']}")

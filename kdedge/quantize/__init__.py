@@ -24,7 +24,8 @@ try:
     from kdedge.quantize.capture import capture, fold_batch_norm
     from kdedge.quantize.explain import TensorError, explain, in_lines
     from kdedge.quantize.fake_quantize import ActivationFakeQuantize
-    from kdedge.quantize.inspect import FloatOp, float_ops, integer_macs_share
+    from kdedge.quantize.inspect import FloatOp, float_ops, integer_macs_share, op_of_prescribed_scale
+    from kdedge.quantize.pixels import take_pixels
     from kdedge.quantize.prepare import (
         calibrate,
         convert,
@@ -55,9 +56,11 @@ __all__ = [
     "in_lines",
     "integer_macs_share",
     "load_quantised_state",
+    "op_of_prescribed_scale",
     "prepare_qat",
     "qparams",
     "quantised_state",
     "set_fake_quantize",
     "set_observers",
+    "take_pixels",
 ]

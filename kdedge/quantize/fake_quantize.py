@@ -209,7 +209,7 @@ class ActivationFakeQuantize(FakeQuantizer):
             low = -high * (-self.quant_min / self.quant_max)
         levels = self.quant_max - self.quant_min
         scale = ((high - low) / levels).clamp(min=TINY_SCALE)
-        if self.high is not None and self.low == 0.0:
+        if self.high is not None and self.low == 0.0 and not self.symmetric:
             # The float32 quotient may round up by one unit: 255·scale must not exceed ``high``.
             scale = torch.where(scale * levels > high, torch.nextafter(scale, torch.zeros_like(scale)), scale)
         zero_point = (self.quant_min - torch.round(low / scale)).clamp(self.quant_min, self.quant_max)

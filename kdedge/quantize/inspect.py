@@ -66,6 +66,18 @@ def integer_macs_share(converted: GraphModule) -> float:
     return integer / total if total else 1.0
 
 
+def op_of_prescribed_scale(converted: GraphModule) -> str | None:
+    """The first op whose output has other qparams than its kernel in TFLite prescribes, such as softmax; or None."""
+    for node in converted.graph.nodes:
+        rule = RULES.get(node.target) if node.op == "call_function" else None
+        if rule is None or rule.fixed is None:
+            continue
+        for user in node.users:
+            if user.target is QUANTIZE[0] and (float(user.args[1]), int(user.args[2])) != rule.fixed:
+                return str(node.target)
+    return None
+
+
 def multiply_accumulates(graph_module: GraphModule, node: Node) -> int:
     """Multiply-accumulates of one op for one sample (an open batch axis counts as one); 0 for other ops."""
     rule = RULES.get(node.target) if node.op == "call_function" else None

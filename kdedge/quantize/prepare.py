@@ -23,9 +23,16 @@ from kdedge.quantize.quantizer import EdgeQuantizer
 from kdedge.quantize.scales import name_quantisers, quantiser_calls, quantisers, tag_weights
 from kdedge.quantize.stored import fold_factors, stored_value
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
+from kdedge.recipe import Activations
 
 
-def prepare_qat(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = True) -> GraphModule:
+def prepare_qat(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    dynamic_batch: bool = True,
+    activations: Activations = "affine",
+) -> GraphModule:
     """The converged float student as a trainable graph with batch norm folded and fake quantisation in place.
 
     The graph obeys ``train()`` and ``eval()`` (dropout; ranges move in training mode only) and starts in
@@ -37,13 +44,14 @@ def prepare_qat(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic
         example_inputs: One float32 tensor an argument, e.g. [2, 3, 32, 32]; only shapes and dtypes matter.
         dynamic_batch: Batch size open (training, ONNX) or the examples' own (TFLite). The state of
             either build loads into the other.
+        activations: ``affine``, or ``symmetric`` (every zero point 0).
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
     graph_module = fold_batch_norm(capture(model, example_inputs, dynamic_batch=dynamic_batch))
     with _quiet():
-        prepared = cast(GraphModule, prepare_qat_pt2e(graph_module, EdgeQuantizer()))
+        prepared = cast(GraphModule, prepare_qat_pt2e(graph_module, EdgeQuantizer(activations)))
     unlock(prepared)
     name_quantisers(prepared)
     for node, module in quantiser_calls(prepared):

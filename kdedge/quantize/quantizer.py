@@ -13,7 +13,8 @@ is taken for the softmax (``ActivationFakeQuantize``), however large the mask.
 
 Integer semantics (those of TFLite's int8 specification and of ONNX Runtime's QLinear kernels): weights
 symmetric [-127, 127] by output channel, activations affine [-128, 127] by tensor. Biases are int32 with
-the step of the accumulator (``bias.py``).
+the step of the accumulator (``bias.py``). Where all activations are asked to be symmetric (TensorRT), their zero point
+is 0, that of a softmax too, which TFLite's kernel would not take.
 """
 
 from __future__ import annotations
@@ -44,16 +45,25 @@ from kdedge.quantize.rules import (
     why_float,
 )
 from kdedge.quantize.weight_quantize import WEIGHT_QMAX, TableFakeQuantize, WeightFakeQuantize
+from kdedge.recipe import Activations
 
 aten = torch.ops.aten
 
 
 class EdgeQuantizer(Quantizer):  # type: ignore[misc]
-    """Annotates a captured graph: ``output_qspec`` at the node that makes each quantised tensor."""
+    """Annotates a captured graph: ``output_qspec`` at the node that makes each quantised tensor.
+
+    Args:
+        activations: ``affine``, or ``symmetric``: every zero point 0.
+    """
+
+    def __init__(self, activations: Activations = "affine") -> None:
+        super().__init__()
+        self._activations = activations
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Mark every tensor that becomes int8; see the module's docstring."""
-        tensors = _Tensors(model)
+        tensors = _Tensors(model, symmetric=self._activations == "symmetric")
         for node in model.graph.nodes:
             rule = rule_of(node)
             if rule is None or not is_float_tensor(node) or why_float(node) is not None:
@@ -72,7 +82,8 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
 class _Tensors:
     """The quantised tensors, grouped by shared scale (union-find; the earliest node is the root)."""
 
-    def __init__(self, model: GraphModule) -> None:
+    def __init__(self, model: GraphModule, *, symmetric: bool) -> None:
+        self._all_symmetric = symmetric
         self._order = {node: index for index, node in enumerate(model.graph.nodes)}
         self._parent: dict[Node, Node] = {}
         self._moved: set[Node] = set()
@@ -153,6 +164,8 @@ class _Tensors:
         """The spec of a group: fixed if its only member prescribes it, else bounds that hold for every member."""
         rules = [rule_of(node) for node in made]
         fixed = rules[0].fixed if len(rules) == 1 and rules[0] is not None else None
+        if self._all_symmetric:
+            symmetric, fixed = True, _symmetric(fixed)
         lows = [rule.low if rule is not None else None for rule in rules]
         highs = [rule.high if rule is not None else None for rule in rules]
         constructor = ActivationFakeQuantize.with_args(
@@ -166,6 +179,11 @@ class _Tensors:
         )
         limits = ACTIVATION_QMIN, ACTIVATION_QMAX
         return QuantizationSpec(torch.int8, constructor, *limits, qscheme=torch.per_tensor_affine)
+
+
+def _symmetric(fixed: tuple[float, int] | None) -> tuple[float, int] | None:
+    """Prescribed qparams with zero point 0; what ends at 1 - 1/256 (softmax, sigmoid) ends at 1."""
+    return fixed if fixed is None or fixed[1] == 0 else (1 / ACTIVATION_QMAX, 0)
 
 
 def _is_fused_into_producer(node: Node) -> bool:

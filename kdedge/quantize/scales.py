@@ -88,7 +88,12 @@ def tag_weights(prepared: GraphModule, converted: GraphModule) -> None:
     sources = list(dict.fromkeys(node.args[0] for node in calls))
     by_source = dict(zip(sources, names, strict=True))
     for node in calls:
-        node.meta[_WEIGHT_NAME] = by_source[node.args[0]]
+        tag_weight(node, by_source[node.args[0]])
+
+
+def tag_weight(dequantize: Node, name: str) -> None:
+    """Tell a stored weight's parameter by its dequantize."""
+    dequantize.meta[_WEIGHT_NAME] = name
 
 
 def _prepared_qparams(prepared: GraphModule) -> Iterator[QParams]:

@@ -133,6 +133,22 @@ def test_export_says_which_tensors_cost_the_logits_most(
     assert f"Most noise comes from {errors[0]['name']}" in failed.stderr
 
 
+def test_export_calibrated_symmetric_and_of_pixels(
+    small_bundle: Bundle, environment: dict[str, str], tmp_path: Path
+) -> None:
+    export = ("export", small_bundle.path, "--format", "onnx", "--out", tmp_path / "a.onnx")
+    made = document(
+        kdedge(environment, *export, "--calibrate", "200", "--activations", "symmetric", "--tolerance", "0.1", "--json")
+    )
+    assert made["quantisation"] == {"method": "calibration", "activations": "symmetric", "calibration_samples": 200}
+    assert made["integer_macs_share"] == 1.0 and made["parity"]["accuracy_float"] > 0.8
+    pixels = document(kdedge(environment, *export, "--io", "uint8", "--json"))
+    scored = document(kdedge(environment, "eval", tmp_path / "a.onnx", "--data", "digits", "--json"))
+    assert scored["metrics"]["accuracy"] == pytest.approx(pixels["parity"]["accuracy_artifact"], abs=1e-6)
+    refused(kdedge(environment, *export, "--calibrate", "9", "--precision", "float32"), "--calibrate: only int8")
+    refused(kdedge(environment, *export, "--activations", "symmetric"), "zero point 0", "--calibrate 500")
+
+
 def test_export_says_when_quantising_cost_more_than_the_recipe_tolerates(
     small_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

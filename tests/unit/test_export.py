@@ -16,7 +16,7 @@ from kdedge.files import sha256_file
 from tests import bundles
 
 import kdedge_exporters
-from kdedge_exporters import ExportResult, export, load_artifact, tflite_file
+from kdedge_exporters import ExportOptions, ExportResult, export, load_artifact, tflite_file
 from kdedge_exporters.metadata import METADATA_KEY
 from kdedge_exporters.parity import ParityRecord
 
@@ -126,7 +126,7 @@ def test_failed_parity_leaves_nothing_and_keeps_the_older_artifact(bundle: Bundl
 
 
 def test_interrupted_export_leaves_nothing(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Bundle, __: str, path: Path, ___: str) -> list[dict[str, str]]:
+    def interrupted(_: Bundle, __: ExportOptions, path: Path) -> list[dict[str, str]]:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_parity_sees_a_swapped_student(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_gate_is_closed_just_below_its_bounds() -> None:
-    record = ParityRecord(1000, 0.99, 0.9, 0.895, 0.1, 2.0, "steps", 0.0051, 0.99, {"name": "r", "version": "1"})
+    record = ParityRecord(1000, 0.99, 0.9, 0.895, 0.1, 2.0, "steps", 0.0041, 0.99, {"name": "r", "version": "1"})
     assert record.failures == []
     assert len(dataclasses.replace(record, accuracy_artifact=0.894).failures) == 1
     assert len(dataclasses.replace(record, agreement=0.9899).failures) == 1
