@@ -63,6 +63,10 @@ class ParityError(CheckError):
     """The artifact departs from the student by more than the stated tolerance."""
 
 
+class ReachError(CheckError):
+    """The runtime that an artifact is for would not open it."""
+
+
 class DeviceError(KdedgeError):
     """The device or the wire failed: exit code 3."""
 

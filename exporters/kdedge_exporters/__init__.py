@@ -18,6 +18,7 @@ from kdedge.errors import UserError
 from kdedge.files import atomic_path, sha256_file, write_json
 
 from kdedge_exporters.options import ACTIVATIONS, PRECISIONS, ExportOptions
+from kdedge_exporters.reach import Target, oldest_versions, require
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,8 @@ class ExportResult:
         float_ops: name, op and reason of every op that computes in float in an int8 artifact.
         integer_macs_share: Share of the file's multiply-accumulates that is computed on integers alone; None where it
             has none, or not all are known.
+        opened_by: The oldest version of each runtime of the format, as far as kdedge knows them, that opens the file
+            (``reach.py``); None where none does.
         quantisation: How an int8 artifact came about: ``method`` (``qat`` or ``calibration``), ``activations``,
             ``calibration_samples``; None for other precisions.
     """
@@ -76,6 +79,7 @@ class ExportResult:
     parity: ParityRecord | None
     float_ops: tuple[dict[str, str], ...]
     integer_macs_share: float | None
+    opened_by: dict[str, str | None]
     quantisation: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def export(
     precision: str = "int8",
     io: str = "float32",
     activations: str = "affine",
+    target_runtime: str | None = None,
     out: Path | str | None = None,
     samples: Samples | None,
     accuracy_tolerance: float | None = None,
@@ -116,6 +121,8 @@ def export(
         precision: As in ``ExportOptions``, like the next two.
         io: Dtype of inputs and output.
         activations: How an int8 ONNX file stores them.
+        target_runtime: ``NAME`` or ``NAME==VERSION`` of the runtime that has to open the file; None aims at as many as
+            possible.
         out: The file; by default ``student-<precision>.<format>`` beside the bundle's folder.
         samples: (images float32 [N, C, H, W] normalised, labels int64 [N]) of the evaluation split, or (a tensor for
             each of the bundle's inputs, labels); None skips the comparison, and the result says so.
@@ -126,10 +133,12 @@ def export(
     Raises:
         UserError: unknown format, options that do not go together; the file cannot be written.
         ParityError: the artifact departs from the student; nothing is left behind.
+        ReachError: ``target_runtime`` would not open it; nothing is left behind.
     """
     if format not in EXPORTERS:
         raise UserError(f"unknown format {format!r}", cure=f"Choose one of: {', '.join(EXPORTERS)}")
-    options = ExportOptions(precision, io, activations)
+    target = Target.parse(target_runtime) if target_runtime is not None else None
+    options = ExportOptions(precision, io, activations, target)
     options.check(bundle, format)
     from kdedge_exporters.inspection import contents
 
@@ -137,6 +146,9 @@ def export(
     record_path = path.with_name(f"{path.name}.parity.json")
     with atomic_path(path) as temporary:
         float_ops = EXPORTERS[format](bundle, options, temporary)
+        inside = contents(temporary, format)
+        if target is not None:
+            require(inside, target)
         record = None
         if samples is not None:
             record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score)
@@ -148,7 +160,8 @@ def export(
             sha256=sha256_file(temporary),
             parity=record,
             float_ops=tuple(float_ops),
-            integer_macs_share=contents(temporary, format).integer_macs_share,
+            integer_macs_share=inside.integer_macs_share,
+            opened_by={found.runtime: found.oldest for found in oldest_versions(inside, format)},
             quantisation=bundle.quantisation() if precision == "int8" else None,
         )
         if record is not None:

@@ -17,6 +17,7 @@ from kdedge.errors import ArtifactError
 from kdedge.files import sha256_file
 
 from kdedge_exporters.artifact import SUFFIXES
+from kdedge_exporters.reach import Reach, oldest_versions
 
 LOAD_TIMEOUT_S = 120
 _FLOATS = ("float", "bfloat", "double")
@@ -134,6 +135,7 @@ class Inspection:
         sha256: Of the file.
         contents: What is in it.
         runtimes: What the runtimes here say to it.
+        reach: The oldest version of each runtime of the format that opens it.
     """
 
     path: Path
@@ -142,13 +144,15 @@ class Inspection:
     sha256: str
     contents: Contents
     runtimes: tuple[Opening, ...]
+    reach: tuple[Reach, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of ``kdedge inspect --json``."""
         contents = asdict(self.contents)
         figures = {"macs": self.contents.macs, "integer_macs_share": self.contents.integer_macs_share}
         head = {"artifact": str(self.path), "format": self.format, "size_bytes": self.size_bytes, "sha256": self.sha256}
-        return {**head, **figures, **contents, "runtimes": [asdict(opening) for opening in self.runtimes]}
+        openings = {"runtimes": [asdict(o) for o in self.runtimes], "reach": [asdict(r) for r in self.reach]}
+        return {**head, **figures, **contents, **openings}
 
 
 def inspect_artifact(path: Path | str) -> Inspection:
@@ -168,7 +172,9 @@ def inspect_artifact(path: Path | str) -> Inspection:
         raise ArtifactError(
             f"an artifact ends in {' or '.join(SUFFIXES)}, this in {path.suffix or 'nothing'!r}", where=path
         )
-    return Inspection(path, kind, path.stat().st_size, sha256_file(path), contents(path, kind), openings(path, kind))
+    inside = contents(path, kind)
+    size, sha256 = path.stat().st_size, sha256_file(path)
+    return Inspection(path, kind, size, sha256, inside, openings(path, kind), oldest_versions(inside, kind))
 
 
 def contents(path: Path, kind: str) -> Contents:

@@ -2,7 +2,8 @@
 
 Opset 18 and IR version 8 are the lowest that torch's exporter writes and enough for most nets; ONNX Runtime reads them
 from 1.14 on. A quantised GELU asks for opset 20 (ONNX Runtime 1.17): in 18 it is five float ops, which ONNX Runtime
-does not fuse between DequantizeLinear and QuantizeLinear. The batch axis is open; token ids are int32.
+does not fuse between DequantizeLinear and QuantizeLinear; that is what an older target gets. The batch axis is open;
+token ids are int32.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kdedge_exporters.metadata import (
 )
 from kdedge_exporters.onnx_values import sizes
 from kdedge_exporters.program import int8_program
+from kdedge_exporters.reach import newest_opset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from kdedge.inputs import InputSpec
 
     from kdedge_exporters.options import ExportOptions
+    from kdedge_exporters.reach import Target
 
 OPSET, IR_VERSION = 18, 8
 _GELU_OPSET, _GELU_IR_VERSION = 20, 9
@@ -80,7 +83,7 @@ def _int8(bundle: Bundle, options: ExportOptions) -> tuple[ir.Model, list[dict[s
     from kdedge import quantize
 
     program = int8_program(bundle, options, None)
-    model = _translate(program, bundle.inputs)
+    model = _translate(program, bundle.inputs, options.target)
     onnx_passes.to_integer_form(model, signed=options.activations == "symmetric")
     if options.io == "uint8":
         onnx_passes.uint8_input(model)
@@ -95,13 +98,14 @@ def _lean(model: ir.Model) -> None:
     onnx_passes.tidy(model)
 
 
-def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...]) -> ir.Model:
+def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], target: Target | None = None) -> ir.Model:
     """Torch's own translation; what it prints is no concern of the user's."""
     import torch
     from kdedge.inputs import examples
 
     batch = examples(inputs, 2)
-    opset = _GELU_OPSET if _has_quantised_gelu(module) else OPSET
+    knows_gelu = target is None or newest_opset(target) >= _GELU_OPSET
+    opset = _GELU_OPSET if knows_gelu and _has_quantised_gelu(module) else OPSET
     with _quiet():
         program = torch.onnx.export(
             module,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from kdedge.errors import UserError
 
+from kdedge_exporters.reach import FORMATS, Target, probed
+
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
 
@@ -26,11 +28,13 @@ class ExportOptions:
             integers (the output is then float32 in ONNX and int8 in TFLite).
         activations: How an int8 ONNX file stores them: ``affine`` as uint8, for ONNX Runtime; ``symmetric`` as int8
             with zero point 0, for TensorRT and others that want it.
+        target: The runtime that has to open the file; None aims at as many as possible.
     """
 
     precision: str = "int8"
     io: str = "float32"
     activations: str = "affine"
+    target: Target | None = None
 
     def check(self, bundle: Bundle, format: str) -> None:  # noqa: A002 - the word of the command line
         """Refuse what does not go together.
@@ -51,6 +55,10 @@ class ExportOptions:
             raise UserError("an ONNX artifact takes float32 or uint8 input, not int8", cure="Leave --io out")
         if self.io == "uint8" and bundle.preprocessing.kind != "image":
             raise UserError(f"--io uint8 takes pixels; the inputs of this net are {bundle.preprocessing.kind}")
+        if self.target is not None:
+            if FORMATS[self.target.runtime] != format:
+                raise UserError(f"{self.target.runtime} opens {FORMATS[self.target.runtime]} files, not {format}")
+            probed(self.target)
         if self.activations == "symmetric":
             self._check_symmetric(bundle, format)
 

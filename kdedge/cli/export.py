@@ -35,6 +35,12 @@ def export(
     activations: Annotated[
         str, typer.Option("--activations", help="In an int8 ONNX file: affine, or symmetric (zero point 0; TensorRT).")
     ] = "affine",
+    target_runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--target-runtime", metavar="NAME[==VERSION]", help="Runtime that must open it, e.g. onnxruntime==1.16."
+        ),
+    ] = None,
     calibrate: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -81,7 +87,7 @@ def export(
     with output.libraries_on_stderr():
         result = export_with_parity(
             loaded, format_, precision=precision, out=out, data=data, split=split, io=io, activations=activations,
-            tolerance=tolerance, agreement=agreement,
+            target_runtime=target_runtime, tolerance=tolerance, agreement=agreement,
         )  # fmt: skip
     if loaded.calibration is not None and result.parity is not None:
         _warn(loaded, result.parity.scores_student, result.parity.scores_float)
@@ -180,6 +186,7 @@ def export_with_parity(
     split: str = "test",
     io: str = "float32",
     activations: str = "affine",
+    target_runtime: str | None = None,
     tolerance: float | None = None,
     agreement: float | None = None,
 ) -> ExportResult:
@@ -207,6 +214,7 @@ def export_with_parity(
             min_agreement=wanted.agreement if agreement is None else agreement,
             io=io,
             activations=activations,
+            target_runtime=target_runtime,
             score=found.data.score,
         )
     except ParityError as error:
@@ -244,5 +252,8 @@ def show(result: ExportResult) -> None:
             output.result(f"parity: {_in_words(record)}")
     if result.integer_macs_share is not None and result.precision == "int8":
         output.result(f"integer: {100 * result.integer_macs_share:.2f}% of the multiply-accumulates")
+    oldest = [f"{name} {version}" for name, version in result.opened_by.items() if version is not None]
+    if oldest:
+        output.result(f"opens in: {' and '.join(oldest)} or newer")
     for op in result.float_ops:
         output.result(f"float op: {op['name']} ({op['op']}): {op['reason']}")

@@ -59,6 +59,10 @@ def _show(found: Inspection) -> None:
         for tensor in tensors:
             output.result(f"{word:<12} {_tensor(tensor)}")
     output.result(f"metadata     {', '.join(sorted(inside.metadata)) or 'none'}")
+    for reached in found.reach:
+        until = f"; before that: {'; '.join(reached.obstacles)}" if reached.oldest and reached.obstacles else ""
+        oldest = f"from {reached.oldest} on{until}" if reached.oldest else f"none: {'; '.join(reached.obstacles)}"
+        output.result(f"reach        {reached.runtime}: {oldest}")
     for opening in found.runtimes:
         says = "opens it" if opening.opens else f"does not open it: {opening.reason}"
         output.result(f"runtime      {opening.runtime} {opening.version or ''}: {says}".replace(" :", ":"))

@@ -1,0 +1,110 @@
+"""What kdedge says of the runtimes' versions, asked of the runtimes themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+from kdedge.errors import ReachError, UserError
+from tests import bundles, runtime_environments, runtime_probe, text_nets
+
+from kdedge_exporters import export, reach
+from kdedge_exporters.inspection import Contents, OpKind, contents, inspect_artifact
+
+HERE = [("onnxruntime", sys.executable), ("ai-edge-litert", sys.executable)]
+
+
+def table_of(runtime: str, version: str) -> dict[str, int] | None:
+    """The row of a runtime without what it does not know; None where its version has none."""
+    major, minor = map(int, version.split(".")[:2])
+    row = reach._versions(runtime).get((major, minor))
+    return None if row is None else {name.replace("ai.onnx", "opset"): newest for name, newest in row.items() if newest}
+
+
+def check(python: Path | str, runtime: str, folder: Path) -> None:
+    version, newest = runtime_probe.ask(python, runtime, folder)
+    known = table_of(runtime, version)
+    assert known is not None, f"{runtime} {version} has no row yet: {newest}"
+    assert known == newest
+
+
+@pytest.mark.parametrize("runtime, python", HERE)
+def test_the_table_holds_for_the_runtimes_here(runtime: str, python: str, tmp_path: Path) -> None:
+    check(python, runtime, tmp_path)
+
+
+@pytest.mark.parametrize("runtime", ["tflite-runtime", "onnxruntime"])
+def test_the_table_holds_for_old_runtimes(runtime: str, tmp_path: Path) -> None:
+    check(runtime_environments.old_runtimes_python(), runtime, tmp_path)
+
+
+def made_of(ops: dict[str, int], **versions: int) -> Contents:
+    kinds = tuple(OpKind(op, "int8", 1, 0) for op in ops)
+    return Contents("", {**ops, **versions}, kinds, 0, 0, 0, (), (), {}, {})
+
+
+def test_the_oldest_version_is_named_with_what_the_one_before_lacks() -> None:
+    tflite_runtime, litert = reach.oldest_versions(made_of({"ADD": 5, "CONV_2D": 8}), "tflite")
+    assert (tflite_runtime.runtime, tflite_runtime.oldest) == ("tflite-runtime", None)
+    assert tflite_runtime.obstacles == ("CONV_2D version 8, it knows up to 7",)
+    assert (litert.runtime, litert.oldest, litert.obstacles) == ("ai-edge-litert", "1.0", ())
+    (onnxruntime,) = reach.oldest_versions(made_of({}, ir=9, **{"ai.onnx": 20}), "onnx")
+    assert onnxruntime.oldest == "1.17"
+    assert onnxruntime.obstacles == ("operator set 20, it knows up to 19",)
+    unknown = reach.oldest_versions(made_of({"CUSTOM": 1}), "tflite")
+    assert [found.oldest for found in unknown] == [None, None]
+    assert "it has no CUSTOM" in unknown[0].obstacles
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("tensorrt", "unknown runtime 'tensorrt'"),
+        ("onnxruntime==new", "'new' is no version"),
+        ("onnxruntime==1.9", "oldest version probed is 1.15"),
+    ],
+)
+def test_a_target_that_nobody_asked_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        reach.probed(reach.Target.parse(text))
+
+
+def test_versions_between_those_probed_count_as_the_older_one() -> None:
+    assert reach.newest_opset(reach.Target.parse("onnxruntime==1.30")) == 25
+    assert reach.newest_opset(reach.Target.parse("onnxruntime")) == 18
+
+
+def test_an_image_net_reaches_the_oldest_runtimes(tmp_path: Path) -> None:
+    bundle = bundles.write(tmp_path / "bundle", size=16, model="tests.small_nets:student")
+    for format_, oldest in (
+        ("onnx", {"onnxruntime": "1.15"}),
+        ("tflite", {"tflite-runtime": "2.14", "ai-edge-litert": "1.0"}),
+    ):
+        for precision in ("int8", "float32"):
+            made = export(bundle, format_, precision=precision, samples=None, out=tmp_path / f"a.{format_}")
+            assert made.opened_by == oldest
+            assert {found.runtime: found.oldest for found in inspect_artifact(made.artifact).reach} == oldest
+
+
+def test_gelu_needs_a_newer_onnx_runtime_and_an_older_one_gets_it_in_float(tmp_path: Path) -> None:
+    net = text_nets.trained("bert", "text-classification", steps=2)
+    bundle = text_nets.write(tmp_path / "bundle", net, text_nets.quantised(net, steps=1))
+    wide = export(bundle, "onnx", samples=None, out=tmp_path / "a.onnx")
+    assert wide.opened_by == {"onnxruntime": "1.17"}
+    old = export(bundle, "onnx", samples=None, target_runtime="onnxruntime==1.16", out=tmp_path / "b.onnx")
+    assert old.opened_by == {"onnxruntime": "1.15"}
+    assert "Erf" in {op["op"] for op in old.float_ops} - {op["op"] for op in wide.float_ops}
+
+
+def test_a_file_that_its_target_would_not_open_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundles.write(tmp_path / "bundle", size=16, model="tests.small_nets:student", steps=1)
+    inside = contents(export(bundle, "tflite", samples=None, out=tmp_path / "a.tflite").artifact, "tflite")
+    newer = dataclasses.replace(inside, versions={**inside.versions, "ADD": 6})
+    monkeypatch.setattr("kdedge_exporters.inspection.contents", lambda *_: newer)
+    with pytest.raises(ReachError, match="tflite-runtime would not open the file: ADD version 6, it knows up to 5"):
+        export(bundle, "tflite", samples=None, target_runtime="tflite-runtime", out=tmp_path / "b.tflite")
+    assert not (tmp_path / "b.tflite").exists()
+    with pytest.raises(UserError, match="tflite-runtime opens tflite files, not onnx"):
+        export(bundle, "onnx", samples=None, target_runtime="tflite-runtime", out=tmp_path / "b.onnx")
