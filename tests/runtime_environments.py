@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,12 @@ print(session.name, session.version)
 
 def old_runtimes_python() -> Path:
     """The interpreter of the environment, made on first use in ``.venv-tflite`` and kept; skips loudly if it cannot."""
-    folder = ROOT / ".venv-tflite"
+    with (ROOT / ".venv-tflite.lock").open("w") as lock:  # tests of other files may want it at this moment
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _made(ROOT / ".venv-tflite")
+
+
+def _made(folder: Path) -> Path:
     python, done = folder / "bin" / "python", folder / "complete"
     if done.is_file() and done.read_text() == "\n".join(OLD_RUNTIMES):
         return python

@@ -88,7 +88,7 @@ def quantised(net: text.TextNet, steps: int = 30) -> GraphModule:
     return prepared.eval()
 
 
-def write(folder: Path, net: text.TextNet, prepared: GraphModule) -> Bundle:
+def write(folder: Path, net: text.TextNet, prepared: GraphModule | None) -> Bundle:
     """The bundle of a net and its quantised state; its tokenizer is a small one, whose words no test looks at."""
     tokenizer = word_piece(["a text of some words"])
     preprocessing = TextPreprocessing(tokenizer.to_str(), LENGTH, 0, token_types=net.config.token_types > 0)
