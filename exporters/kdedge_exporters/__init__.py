@@ -58,11 +58,12 @@ class ExportResult:
     Attributes:
         artifact: The file.
         format: ``onnx`` or ``tflite``.
-        precision: ``int8`` or ``float32``.
+        precision: As in ``ExportOptions``.
         size_bytes: Of the file.
         sha256: Of the file.
         parity: Against the student; None where no samples were given.
-        float_ops: name, op and reason of every op that computes in float in an int8 artifact.
+        float_ops: name, op and reason of every op that is computed in float in an int8 artifact, or keeps float32 in a
+            float16 one.
         integer_macs_share: Share of the file's multiply-accumulates that is computed on integers alone; None where it
             has none, or not all are known.
         opened_by: The oldest version of each runtime of the format, as far as kdedge knows them, that opens the file
@@ -112,6 +113,7 @@ def export(
     accuracy_tolerance: float | None = None,
     min_agreement: float | None = None,
     score: Callable[[torch.Tensor], Scores] | None = None,
+    examine: Callable[[Path], None] | None = None,
 ) -> ExportResult:
     """Write an artifact and its parity record; keep neither unless the artifact passes.
 
@@ -129,6 +131,7 @@ def export(
         accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.003, for text 0.005.
         min_agreement: Least share of equal arg-maxes; default 0.99.
         score: The scores of the task from the logits of all samples (``Examples.score``); None compares accuracy.
+        examine: Called with the written file before it is compared, so that one that is refused can be looked into.
 
     Raises:
         UserError: unknown format, options that do not go together; the file cannot be written.
@@ -149,6 +152,8 @@ def export(
         inside = contents(temporary, format)
         if target is not None:
             require(inside, target)
+        if examine is not None:
+            examine(temporary)
         record = None
         if samples is not None:
             record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score)

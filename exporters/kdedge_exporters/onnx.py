@@ -51,15 +51,16 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
         path: Where to.
 
     Returns:
-        The ops that ONNX Runtime computes in float: name, op, reason (for ``int8``).
+        Name, op and reason of the ops that are computed in float (int8), or are kept in float32 (float16).
     """
     import onnx_ir as ir
 
     if options.precision == "int8":
         model, float_ops = _int8(bundle, options)
     else:
-        model, float_ops = _translate(bundle.float_student(), bundle.inputs), []
+        model = _translate(bundle.float_student(), bundle.inputs)
         _lean(model)
+        model, float_ops = _reduced(model, options.precision)
     onnx_passes.rename_io(model, [spec.name for spec in bundle.inputs], [OUTPUT_NAME])
     document = describe(
         bundle,
@@ -91,6 +92,21 @@ def _int8(bundle: Bundle, options: ExportOptions) -> tuple[ir.Model, list[dict[s
     # What nothing reads is gone by now, and the names are still the program's.
     reasons = {op.name: op.reason for op in quantize.float_ops(program)}
     return model, onnx_passes.float_ops(model, reasons)
+
+
+def _reduced(model: ir.Model, precision: str) -> tuple[ir.Model, list[dict[str, str]]]:
+    """The float32 graph in a smaller precision, and the ops that do not take part."""
+    import onnx_ir as ir
+
+    if precision == "float32":
+        return model, []
+    from kdedge_exporters import dynamic, float16
+
+    source = ir.to_proto(model)
+    if precision == "float16":
+        return ir.from_proto(float16.onnx_float16(source)), float16.onnx_float32_ops(source)
+    made = dynamic.onnx_dynamic(source)
+    return ir.from_proto(made), dynamic.onnx_float_ops(made)
 
 
 def _lean(model: ir.Model) -> None:

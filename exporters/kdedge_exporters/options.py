@@ -12,7 +12,7 @@ from kdedge_exporters.reach import FORMATS, Target, probed
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
 
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "int8-dynamic", "float32", "float16")
 IO = ("float32", "int8", "uint8")
 ACTIVATIONS = ("affine", "symmetric")
 
@@ -22,7 +22,9 @@ class ExportOptions:
     """What the file is like.
 
     Attributes:
-        precision: ``int8`` or ``float32``.
+        precision: ``int8``: weights and activations, from QAT or calibration. ``int8-dynamic``: int8 weights of the
+            float student, activations quantised at run time in matrix products (``dynamic.py``). ``float32``.
+            ``float16``: half the bytes (``float16.py``).
         io: Dtype of inputs and output that are no token ids. ``float32``; ``int8``, of an int8 TFLite file, leaves
             quantising to the caller; ``uint8``, of an int8 image net, takes pixels as they are and normalises in
             integers (the output is then float32 in ONNX and int8 in TFLite).

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +9,7 @@ from kdedge.errors import UserError
 
 from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode
 from kdedge_exporters.program import int8_program
+from kdedge_exporters.quiet import no_native_stderr, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +29,12 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
         path: Where to.
 
     Returns:
-        The ops that compute in float: name, op, reason (for ``int8``).
+        Name, op and reason of the ops that are computed in float (int8), or whose weights are float32 (float16).
     """
     from kdedge_exporters import tflite_file, tflite_lookups
 
     names = [spec.name for spec in bundle.inputs]
-    float_ops = []
+    float_ops: list[dict[str, str]]
     if options.precision == "int8":
         program = _program(bundle, options)
         model = tflite_file.read(_translate(program, bundle.inputs, "int8"))
@@ -48,7 +43,9 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
         reason = _reason(program)
         float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
     else:
-        model = tflite_file.read(_translate(bundle.float_student(), bundle.inputs, options.precision))
+        content = _translate(bundle.float_student(), bundle.inputs, options.precision)
+        content, float_ops = _reduced(content, options)
+        model = tflite_file.read(content)
         tflite_file.name_io(model, names)
     if options.io == "float32":
         tflite_file.float_io(model)
@@ -68,6 +65,20 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
     tflite_file.set_metadata(model, METADATA_KEY, encode(document))
     path.write_bytes(tflite_file.pack(model))
     return float_ops
+
+
+def _reduced(content: bytes, options: ExportOptions) -> tuple[bytes, list[dict[str, str]]]:
+    """The float32 file in a smaller precision, and the ops that do not take part."""
+    if options.precision == "float32":
+        return content, []
+    from kdedge_exporters import dynamic, float16
+
+    if options.precision == "float16":
+        return float16.tflite_float16(content), float16.tflite_float32_ops(content)
+    # tflite-runtime 2.14 has no kernels for a scale for each channel.
+    per_channel = options.target is not None and options.target.runtime == "ai-edge-litert"
+    made = dynamic.tflite_dynamic(content, per_channel=per_channel)
+    return made, dynamic.tflite_float_ops(made)
 
 
 def _program(bundle: Bundle, options: ExportOptions) -> GraphModule:
@@ -92,8 +103,8 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
     """litert-torch's conversion, silenced."""
     from kdedge.inputs import examples
 
-    with _quiet():
-        with _no_native_stderr():
+    with quiet():
+        with no_native_stderr():
             import litert_torch
             from litert_torch._config import config
 
@@ -108,7 +119,7 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
             module = litert_torch.to_channel_last_io(module, args=images)
             batch = tuple(x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x for x in batch)
         converted = litert_torch.convert(module.eval(), batch, **options)
-        with _no_native_stderr():
+        with no_native_stderr():
             return bytes(converted.model_content())
 
 
@@ -152,31 +163,3 @@ def _reason(program: torch.nn.Module) -> str:
 
     named = sorted({f"{op.op}: {op.reason}" for op in quantize.float_ops(program)})  # type: ignore[arg-type]
     return "; ".join(named) or "litert-torch's converter found no integer form"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Python-side notes of the converter and of torch: none is the user's concern."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)
-
-
-@contextlib.contextmanager
-def _no_native_stderr() -> Iterator[None]:
-    """The converter's C++ code writes to file descriptor 2 with no switch to stop it."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kdedge.bundle import Bundle
     from kdedge.quantize import TensorError
     from kdedge_exporters import ExportResult
+    from kdedge_exporters.layers import LayerDifference
     from kdedge_exporters.parity import ParityRecord
 
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 def export(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder, as `kdedge distill` wrote it.")],
     format_: Annotated[str, typer.Option("--format", help="onnx or tflite.")],
-    precision: Annotated[str, typer.Option("--precision", help="int8 or float32.")] = "int8",
+    precision: Annotated[str, typer.Option("--precision", help="int8, int8-dynamic, float32 or float16.")] = "int8",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", metavar="FILE", help="The artifact; student-PRECISION.FORMAT beside the bundle."),
@@ -58,6 +60,10 @@ def export(
     explain_quantization: Annotated[
         bool, typer.Option("--explain-quantization", help="Show the quantised tensors that cost the logits most.")
     ] = False,
+    debug_layers: Annotated[
+        bool,
+        typer.Option("--debug-layers", help="Compare each int8 tensor with torch's; name the first that departs."),
+    ] = False,
     threads: HostThreads = None,
     as_json: Json = False,
 ) -> None:
@@ -74,6 +80,8 @@ def export(
         raise UserError("--explain-quantization: only int8 has quantised tensors", cure="Leave --precision out")
     if calibrate is not None and precision != "int8":
         raise UserError("--calibrate: only int8 has ranges to calibrate", cure="Leave --precision out")
+    if debug_layers and precision != "int8":
+        raise UserError("--debug-layers: only int8 has quantised tensors", cure="Leave --precision out")
     with output.libraries_on_stderr():
         if calibrate is not None:
             loaded = calibrated(loaded, data, calibrate, activations)
@@ -84,16 +92,26 @@ def export(
 
         for line in in_lines(errors):
             output.result(line)
-    with output.libraries_on_stderr():
-        result = export_with_parity(
-            loaded, format_, precision=precision, out=out, data=data, split=split, io=io, activations=activations,
-            target_runtime=target_runtime, tolerance=tolerance, agreement=agreement,
-        )  # fmt: skip
+    layers: list[LayerDifference] = []
+    try:
+        with output.libraries_on_stderr():
+            result = export_with_parity(
+                loaded, format_, precision=precision, out=out, data=data, split=split, io=io, activations=activations,
+                target_runtime=target_runtime, tolerance=tolerance, agreement=agreement,
+                layers=layers if debug_layers else None,
+            )  # fmt: skip
+    finally:  # a refused file is what the layers are looked at for
+        if layers and not as_json:
+            from kdedge_exporters.layers import in_lines as layer_lines
+
+            for line in layer_lines(layers):
+                output.result(line)
     if loaded.calibration is not None and result.parity is not None:
         _warn(loaded, result.parity.scores_student, result.parity.scores_float)
     if as_json:
         found = {} if errors is None else {"quantization_error": [error.to_dict() for error in errors]}
-        output.document({**result.to_dict(), **found})
+        compared = {"layers": [layer.to_dict() for layer in layers]} if debug_layers else {}
+        output.document({**result.to_dict(), **found, **compared})
         return
     show(result)
 
@@ -172,6 +190,8 @@ def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]
     return explain(prepared, list(batches))
 
 
+COMPARED_LAYERS = 8
+"""Samples on which layers are compared."""
 COMPARED_STREAMED = 2000
 """Images on which an artifact is compared where the data set does not fit into memory."""
 
@@ -189,12 +209,15 @@ def export_with_parity(
     target_runtime: str | None = None,
     tolerance: float | None = None,
     agreement: float | None = None,
+    layers: list[LayerDifference] | None = None,
 ) -> ExportResult:
-    """Export a bundle, compared on a whole split of its data.
+    """Export a bundle, compared on a whole split of its data; a list of ``layers`` is filled with their differences.
 
     Raises:
         KdedgeError: unknown format, missing data, or an artifact that departs from its student.
     """
+    import torch
+
     from kdedge.cli import samples
     from kdedge.errors import ParityError, UserError
     from kdedge_exporters import EXPORTERS, export as run  # isort: skip
@@ -202,6 +225,14 @@ def export_with_parity(
     if format_ not in EXPORTERS:
         raise UserError(f"no format '{format_}'", where="--format", cure=f"It is one of {', '.join(EXPORTERS)}")
     found = samples.for_bundle(bundle, data, split).at_most(COMPARED_STREAMED)
+
+    def examine(path: Path) -> None:
+        from kdedge_exporters.layers import compare_layers
+
+        some = found.data.take(torch.arange(COMPARED_LAYERS) * len(found.data) // COMPARED_LAYERS)
+        inputs = found.preprocessing.prepare(some.columns)
+        layers.extend(compare_layers(path, format_, bundle.int8_program(None), inputs))  # type: ignore[union-attr]
+
     wanted = bundle.recipe.tolerance
     try:
         return run(
@@ -216,6 +247,7 @@ def export_with_parity(
             activations=activations,
             target_runtime=target_runtime,
             score=found.data.score,
+            examine=None if layers is None else examine,
         )
     except ParityError as error:
         if precision != "int8":
@@ -255,5 +287,14 @@ def show(result: ExportResult) -> None:
     oldest = [f"{name} {version}" for name, version in result.opened_by.items() if version is not None]
     if oldest:
         output.result(f"opens in: {' and '.join(oldest)} or newer")
-    for op in result.float_ops:
-        output.result(f"float op: {op['name']} ({op['op']}): {op['reason']}")
+    word = "float32 op" if result.precision == "float16" else "float op"
+    for line in _float_ops(result):
+        output.result(f"{word}: {line}")
+
+
+def _float_ops(result: ExportResult) -> list[str]:
+    """Each op of an int8 file; of others, which keep many on purpose, how many of a kind."""
+    if result.precision == "int8":
+        return [f"{op['name']} ({op['op']}): {op['reason']}" for op in result.float_ops]
+    kinds = Counter((op["op"], op["reason"]) for op in result.float_ops)
+    return [f"{count} × {op}: {reason}" for (op, reason), count in kinds.items()]
