@@ -3,8 +3,8 @@
 Both carry the same scale and zero point, bit for bit, and few tensors share theirs: what only moves or clips data,
 results whose scale a kernel prescribes (softmax), sums that keep the scale of a summand. Of those the file may have
 left some out and hold others twice. So they are told apart by their values while the program runs, each tensor computed
-from the file's integers before it. A tensor that agrees with none is sought between those of what it is computed from
-and of what is computed from it.
+from the file's integers before it. The first tensor that agrees with none gets the place behind what it is computed
+from, and before what is computed from it; then all that follows is computed anew, from the file's integers there.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from kdedge.quantize.inspect import QUANTIZE
 from kdedge.quantize.rules import rule_of
-from torch.fx import Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from kdedge_exporters.exposed import Integers, QParams, StoredTensor
 
 Shape = tuple[int, ...]
+Batch = tuple[torch.Tensor, ...]
 
 MEAN_STEPS, MAX_STEPS = 0.5, 2
 """What rounding alone explains between two results of one layer from the same integers, in steps.
 
 A value that lies halfway, as every second one does in a mean of two, may be rounded either way: so up to half of them
-differ by one. Seen in MobileNetV2 and V3, BERT and DistilBERT, in ONNX Runtime 1.30 and LiteRT 2.1 on x86, and in
-random nets: means of 0.004 at most but for average pools (0.21), and never more than one step.
+differ by one. Measured (8 samples; MobileNetV2 and V3, ResNet-18, BERT and DistilBERT of up to six layers; ONNX Runtime
+1.32 and LiteRT 2.3 on x86 with VNNI): means of 0.006 at most, 0.22 in average pools, and never more than one step.
 """
 
 
@@ -69,73 +73,130 @@ def laid_out(values: Integers, shape: Shape, pair: Pair) -> Integers:
     return np.moveaxis(values.reshape(_channels_last(shape)), -1, 1)
 
 
-class Matcher:
-    """Finds the counterparts while the program runs on some samples.
+Instead = Callable[[Node, Integers], Integers | None]
+"""A ``quantize_per_tensor`` and its integers -> those that the program goes on with; None leaves them."""
+
+
+class _Recorder(Interpreter):
+    """Keeps the integers of each quantised tensor."""
+
+    def __init__(self, program: GraphModule, instead: Instead) -> None:
+        super().__init__(program)
+        self.integers: dict[Node, Integers] = {}
+        self._instead = instead
+
+    def run_node(self, n: Node) -> Any:
+        """One node's result."""
+        result = super().run_node(n)
+        if n.target is not QUANTIZE[0]:
+            return result
+        self.integers[n] = result.numpy().astype(np.int16)
+        given = self._instead(n, self.integers[n])
+        return result if given is None else torch.from_numpy(np.ascontiguousarray(given, np.int8))
+
+
+@torch.no_grad()
+def recorded(program: GraphModule, batch: Batch, instead: Instead = lambda *_: None) -> dict[Node, Integers]:
+    """The integers of each quantised tensor, by its ``quantize_per_tensor``."""
+    recorder = _Recorder(program, instead)
+    recorder.run(*batch)
+    return recorder.integers
+
+
+def matched(
+    program: GraphModule,
+    stored: Sequence[StoredTensor],
+    samples: Sequence[tuple[Batch, Sequence[Integers]]],
+    *,
+    channels_last: bool,
+) -> dict[Node, Pair]:
+    """The counterparts of all tensors that have one, by their ``quantize_per_tensor``, in the program's order.
+
+    Args:
+        program: Converted.
+        stored: The file's tensors, in its order.
+        samples: Batches, and the integers of ``stored`` for them.
+        channels_last: Whether the file may store [N, ..., C] for [N, C, ...].
+    """
+    placed: dict[Node, Pair] = {}
+    while True:
+        search = _Search(stored, placed, channels_last=channels_last)
+        for batch, theirs in samples:
+            search.theirs = theirs
+            recorded(program, batch, search.settle)
+        found = search.found()
+        place = search.place(found)
+        if place is None:
+            return found
+        placed.update([place])
+
+
+class _Search:
+    """One pass over the samples.
 
     Args:
         stored: The file's tensors, in its order.
-        channels_last: Whether the file may store [N, ..., C] for [N, C, ...].
+        placed: What earlier passes placed.
+        channels_last: As in ``matched``.
     """
 
-    def __init__(self, stored: Sequence[StoredTensor], *, channels_last: bool) -> None:
-        self._stored, self._channels_last = stored, channels_last
+    def __init__(self, stored: Sequence[StoredTensor], placed: Mapping[Node, Pair], *, channels_last: bool) -> None:
+        self.theirs: Sequence[Integers] = ()  # for the samples at hand
+        self._stored, self._placed, self._channels_last = stored, placed, channels_last
         self._of_grid: dict[QParams, list[int]] = defaultdict(list)
         for position, tensor in enumerate(stored):
             self._of_grid[tensor.qparams].append(position)
-        self._theirs: Sequence[Integers] = ()
-        self._ours: dict[Node, Integers] = {}
+        self._ours: dict[Node, Integers] = {}  # for the samples at hand
         self._agreeing: dict[Node, list[Pair]] = {}
 
-    def begin(self, theirs: Sequence[Integers]) -> None:
-        """Turn to further samples, for which these are the integers of ``stored``."""
-        self._theirs = theirs
-
     def settle(self, node: Node, ours: Integers) -> Integers | None:
-        """Take the next tensor of the program.
-
-        Args:
-            node: The ``quantize_per_tensor`` that makes it.
-            ours: Its integers.
-
-        Returns:
-            Those of a tensor of the file that agrees with it on all samples so far; None where none does.
-        """
+        """Take the program's next tensor; the integers of the file's tensor for which it is taken, if there is one."""
         self._ours[node] = ours
-        pairs = self._agreeing.get(node)
-        if pairs is None:
-            pairs = self._fitting(node, self._of_grid[qparams(node)])
-        self._agreeing[node] = [pair for pair in pairs if only_rounding(*self._steps(node, pair))]
+        if node not in self._agreeing:
+            fitting = self._fitting(node, self._of_grid[qparams(node)])
+            self._agreeing[node] = [self._placed[node]] if node in self._placed else fitting
+        if node not in self._placed:
+            self._agreeing[node] = [pair for pair in self._agreeing[node] if only_rounding(*self._steps(node, pair))]
         best = _best(self._agreeing[node])
-        return None if best is None else laid_out(self._theirs[best.theirs], ours.shape, best)
+        if best is None or self._stored[best.theirs].qparams != qparams(node):
+            return None
+        return laid_out(self.theirs[best.theirs], ours.shape, best)
 
-    def pairs(self) -> dict[Node, Pair]:
-        """The counterparts of all tensors that have one, in the program's order."""
+    def found(self) -> dict[Node, Pair]:
+        """The best of the pairs that agree on all samples, each tensor of the file once."""
         found: dict[Node, Pair] = {}
         for node, pairs in self._agreeing.items():
-            _add(found, node, pairs)
-        # What is moved needs no counterpart that disagrees: files have ways of their own to move data, and what they
-        # move is compared where it is made and where it is read.
-        for node in self._ours:
-            if node not in found and not moves_data(node.all_input_nodes[0]):
-                self._place(node, found)
-        return {node: found[node] for node in self._ours if node in found}
+            best = _best(_free(pairs, found))
+            if best is not None:
+                found[node] = best
+        return found
 
-    def _place(self, node: Node, found: dict[Node, Pair]) -> None:
-        """Add a tensor that agrees with none: of those where it must stand one with its qparams, or with wrong ones."""
-        after = max((pair.theirs for pair in _nearest(node, found, lambda other: other.all_input_nodes)), default=-1)
-        before = min((pair.theirs for pair in _nearest(node, found, lambda other: other.users)), default=math.inf)
-        grids = {qparams(other) for other in self._ours}
+    def place(self, found: Mapping[Node, Pair]) -> tuple[Node, Pair] | None:
+        """A place for the first tensor without counterpart for which there is one.
+
+        Its qparams may be wrong ones there: such that no tensor of the program has. What is only moved gets none: files
+        have ways of their own to move data, and what they move is compared where it is made and where it is read.
+        """
+        grids = {qparams(node) for node in self._ours}
         foreign = [position for position, tensor in enumerate(self._stored) if tensor.qparams not in grids]
-        for positions in (self._of_grid[qparams(node)], foreign):
-            between = [position for position in positions if after < position < before]
-            pairs = self._fitting(node, between)
-            _add(found, node, sorted(pairs, key=lambda pair: self._steps(node, pair)))
+        for node in self._ours:
+            if node in found or moves_data(node.all_input_nodes[0]):
+                continue
+            after = max((pair.theirs for pair in _nearest(node, found, lambda n: n.all_input_nodes)), default=-1)
+            before = min((pair.theirs for pair in _nearest(node, found, lambda n: n.users)), default=math.inf)
+            for positions in (self._of_grid[qparams(node)], foreign):
+                between = [position for position in positions if after < position < before]
+                fitting = _free(self._fitting(node, between), found)
+                best = _best(sorted(fitting, key=lambda pair: (pair.theirs, self._steps(node, pair))))
+                if best is not None:
+                    return node, best
+        return None
 
     def _fitting(self, node: Node, positions: Iterable[int]) -> list[Pair]:
         """The pairs whose shapes fit, in every layout in which they do."""
         shape, pairs = self._ours[node].shape, []
         for position in positions:
-            theirs = self._theirs[position].shape
+            theirs = self.theirs[position].shape
             for last in (False, True) if self._channels_last and len(shape) > 2 else (False,):
                 ours = _channels_last(shape) if last else shape
                 rows = (math.prod(ours[:-1]), *ours[-1:])  # as a linear layer over tokens may have them
@@ -144,9 +205,9 @@ class Matcher:
         return pairs
 
     def _steps(self, node: Node, pair: Pair) -> tuple[float, int]:
-        """Mean and largest absolute difference on the samples at hand."""
+        """Mean and largest absolute difference for the samples at hand."""
         ours = self._ours[node]
-        steps = np.abs(ours - laid_out(self._theirs[pair.theirs], ours.shape, pair))
+        steps = np.abs(ours - laid_out(self.theirs[pair.theirs], ours.shape, pair))
         return float(steps.mean()), int(steps.max())
 
 
@@ -155,16 +216,13 @@ def _best(pairs: Sequence[Pair]) -> Pair | None:
     return min(pairs, key=lambda pair: not pair.exact, default=None)
 
 
-def _add(found: dict[Node, Pair], node: Node, pairs: Sequence[Pair]) -> None:
-    """Give a tensor without counterpart the best one that is no other's."""
+def _free(pairs: Iterable[Pair], found: Mapping[Node, Pair]) -> list[Pair]:
     taken = {pair.theirs for pair in found.values()}
-    best = _best([pair for pair in pairs if pair.theirs not in taken])
-    if best is not None:
-        found.setdefault(node, best)
+    return [pair for pair in pairs if pair.theirs not in taken]
 
 
 def _nearest(node: Node, found: Mapping[Node, Pair], step: Callable[[Node], Iterable[Node]]) -> Iterator[Pair]:
-    """The counterparts nearest to a tensor, one way along the program."""
+    """The first counterparts on each way from a tensor along the program."""
     ahead, seen = list(step(node)), set[Node]()
     while ahead:
         other = ahead.pop()

@@ -2,7 +2,7 @@
 
 Two differences are taken of each quantised tensor. The accumulated one, both sides computing from the net's input, says
 how far apart they are there, not who is to blame: a single rounding that falls the other way in an early layer of
-MobileNetV2 is a mean of 0.2 steps 30 layers on. For the layer's own difference torch computes each tensor anew from
+MobileNetV2 is a mean of 0.2 steps some 30 layers on. For the layer's own difference torch computes each tensor anew from
 the artifact's integers before it; what is left arises in that layer alone, however deep it lies.
 """
 
@@ -10,27 +10,36 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from kdedge.errors import ArtifactError
 from kdedge.quantize.inspect import QUANTIZE
 from kdedge.quantize.rules import fused_activation
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from kdedge_exporters.artifact import open_artifact
 from kdedge_exporters.exposed import Integers, StoredTensor, expose, integers
-from kdedge_exporters.layer_matching import Matcher, Pair, Shape, laid_out, moves_data, only_rounding, qparams
+from kdedge_exporters.layer_matching import (
+    Batch,
+    Pair,
+    Shape,
+    laid_out,
+    matched,
+    moves_data,
+    only_rounding,
+    qparams,
+    recorded,
+)
 
 _MATCHED_ON = 4
 """Batches on which tensors must agree to be paired: on one sample a clipped tensor may be like the one before it."""
 _ELIDED = "the op only moves data, and the file does that elsewhere or not at all"
-_ABSENT = "no tensor of the file has its scale, zero point and shape"
+_ABSENT = "no further tensor of the file has its scale, zero point and shape"
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def compare_layers(
         kind: ``onnx`` or ``tflite``.
         program: ``Bundle.int8_program`` of the same student, its batch axis open or fixed.
         inputs: What the student takes, a tensor for each of its inputs: float32 [N, C, H, W] normalised (or
-            [N, features]), or token ids int64 [N, L]. A few samples serve; each runs through torch twice.
+            [N, features]), or token ids int64 [N, L]. A few samples serve: torch runs each two or three times.
         runtime: As in ``load_artifact``.
 
     Raises:
@@ -109,18 +118,12 @@ def compare_layers(
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         stored = expose(path, kind, copy)
-        exposed = open_artifact(copy, kind, runtime)
-        matcher = Matcher(stored, channels_last=kind == "tflite")
-        for batch in batches[:_MATCHED_ON]:
-            matcher.begin(integers(exposed, batch, stored))
-            _recorded(program, batch, matcher.settle)
-        pairs = matcher.pairs()
-        if not pairs:
-            raise ArtifactError(
-                "no tensor of the file has the scale and zero point of one of the student's",
-                where=path,
-                cure="Compare it with the student that it was exported from",
-            )
+        exposed = replace(open_artifact(copy, kind, runtime), path=path)  # what errors name
+        samples = [(batch, integers(exposed, batch, stored)) for batch in batches[:_MATCHED_ON]]
+        pairs = matched(program, stored, samples, channels_last=kind == "tflite")
+        if 2 * len(pairs) < sum(node.target is QUANTIZE[0] for node in program.graph.nodes):
+            what = "most of the student's tensors are not in the file, by scale and zero point"
+            raise ArtifactError(what, where=path, cure="Compare it with the student that it was exported from")
         comparison = _Comparison(program, stored, pairs)
         for batch in batches:
             comparison.take(batch, integers(exposed, batch, stored))
@@ -137,11 +140,11 @@ def in_lines(differences: Sequence[LayerDifference]) -> list[str]:
     rows = [("layer", "op")]
     rows += [(_layer(one), one.op.replace("aten.", "").replace(".default", "")) for one in differences]
     wide, narrow = (max(len(row[column]) for row in rows) for column in (0, 1))
-    figures = [f"{'own mean':>8}  {'max':>4}  {'mean':>7}  {'max':>4}  {'equal':>6}", *map(_figures, differences)]
+    figures = [f"{'own mean':>8}  {'own max':>7}  {'mean':>7}  {'max':>4}  {'equal':>6}", *map(_figures, differences)]
     lines = [f"{layer:<{wide}}  {op:<{narrow}}  {cells}" for (layer, op), cells in zip(rows, figures, strict=True)]
-    first, matched = first_departure(differences), sum(one.matched for one in differences)
+    first, in_file = first_departure(differences), sum(one.matched for one in differences)
     verdict = "no layer departs from torch" if first is None else f"the first layer that departs is {_layer(first)}"
-    return [*lines, f"{verdict}; {matched} of {len(differences)} tensors are in the file"]
+    return [*lines, f"{verdict} (differences in steps; {in_file} of {len(differences)} tensors are in the file)"]
 
 
 def _layer(one: LayerDifference) -> str:
@@ -151,12 +154,12 @@ def _layer(one: LayerDifference) -> str:
 def _figures(one: LayerDifference) -> str:
     if not one.matched:
         return f"not compared: {one.reason}"
-    cells = f"{one.own_mean_steps:>8.4f}  {one.own_max_steps:>4}  {one.mean_steps:>7.4f}  {one.max_steps:>4}"
+    cells = f"{one.own_mean_steps:>8.4f}  {one.own_max_steps:>7}  {one.mean_steps:>7.4f}  {one.max_steps:>4}"
     notes = [note for note in ("departs" if one.departs else None, one.reason) if note is not None]
     return "  ".join([cells, f"{one.equal_share:>6.1%}", *notes])
 
 
-def _batches(program: GraphModule, inputs: Sequence[Tensor], where: Path) -> list[tuple[Tensor, ...]]:
+def _batches(program: GraphModule, inputs: Sequence[Tensor], where: Path) -> list[Batch]:
     """The samples one by one, or as many at a time as the program wants.
 
     Raises:
@@ -172,43 +175,6 @@ def _batches(program: GraphModule, inputs: Sequence[Tensor], where: Path) -> lis
         what = f"{' and '.join(map(str, counts))} samples given"
         raise ArtifactError(what, where=where, cure=f"Give whole batches of {size}, as many of each input")
     return list(zip(*(x.split(size) for x in inputs), strict=True))  # type: ignore[no-untyped-call]
-
-
-_Instead = Callable[[Node, Integers], Integers | None]
-
-
-class _Recorder(Interpreter):
-    """Keeps the integers of each quantised tensor."""
-
-    def __init__(self, program: GraphModule, instead: _Instead) -> None:
-        super().__init__(program)
-        self.integers: dict[Node, Integers] = {}
-        self._instead = instead
-
-    def run_node(self, n: Node) -> Any:
-        """One node's result."""
-        result = super().run_node(n)
-        if n.target is not QUANTIZE[0]:
-            return result
-        self.integers[n] = result.numpy().astype(np.int16)
-        given = self._instead(n, self.integers[n])
-        return result if given is None else torch.from_numpy(np.ascontiguousarray(given, np.int8))
-
-
-@torch.no_grad()
-def _recorded(
-    program: GraphModule, batch: tuple[Tensor, ...], instead: _Instead = lambda *_: None
-) -> dict[Node, Integers]:
-    """The integers of each quantised tensor.
-
-    Args:
-        program: Converted.
-        batch: Its inputs.
-        instead: Gives what the program goes on with in place of a tensor's own integers; None leaves them.
-    """
-    recorder = _Recorder(program, instead)
-    recorder.run(*batch)
-    return recorder.integers
 
 
 @dataclass
@@ -245,16 +211,16 @@ class _Comparison:
         self._accumulated: dict[Node, _Sums] = defaultdict(_Sums)
         self._own: dict[Node, _Sums] = defaultdict(_Sums)
 
-    def take(self, batch: tuple[Tensor, ...], theirs: Sequence[Integers]) -> None:
-        """One batch; the first one decides which tensors belong together."""
-        accumulated = _recorded(self._program, batch)
+    def take(self, batch: Batch, theirs: Sequence[Integers]) -> None:
+        """One batch, and the file's integers for it."""
+        accumulated = recorded(self._program, batch)
         self._shapes = {node: values.shape for node, values in accumulated.items()}
         counterparts = {
             node: laid_out(theirs[pair.theirs], self._shapes[node], pair) for node, pair in self._pairs.items()
         }
         # Under other qparams the integers mean something else: torch goes on with its own ones then.
         usable = {node: values for node, values in counterparts.items() if self._theirs[node].qparams == qparams(node)}
-        own = _recorded(self._program, batch, lambda node, _: usable.get(node))
+        own = recorded(self._program, batch, lambda node, _: usable.get(node))
         for node, values in counterparts.items():
             self._accumulated[node].take(accumulated[node], values)
             self._own[node].take(own[node], values)

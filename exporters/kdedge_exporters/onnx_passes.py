@@ -16,7 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from kdedge_exporters.onnx_gemm import linear_as_gemm
-from kdedge_exporters.onnx_values import between_qdq, constant, initializer, is_fused_relu, rank
+from kdedge_exporters.onnx_means import differences_as_sums, means_as_pools
+from kdedge_exporters.onnx_moves import drop_idle_requantising, move_integers
+from kdedge_exporters.onnx_values import between_qdq, constant, initializer, is_fused_relu, replace, skip
 
 # Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
 _BIASED = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2)}
@@ -42,13 +44,16 @@ def to_integer_form(model: ir.Model, *, signed: bool = False) -> None:
     """
     if signed:
         linear_as_gemm(model)
-        global_average_pool(model)
+        means_as_pools(model, move_axes=False)
         relu_for_clip(model)
         return
     unsigned_activations(model)
-    linear_as_gemm(model)
-    global_average_pool(model)
     quantised_activations(model)
+    linear_as_gemm(model)
+    means_as_pools(model)
+    differences_as_sums(model)
+    move_integers(model)
+    drop_idle_requantising(model)
     int32_biases(model)
 
 
@@ -56,7 +61,7 @@ def uint8_input(model: ir.Model) -> None:
     """Let the graph's input be the uint8 pixels that its QuantizeLinear (scale 1, zero point 0) makes of floats."""
     (image,) = model.graph.inputs
     for use in list(image.uses()):
-        _bypass(use.node)
+        skip(use.node, image)
     image.dtype = ir.DataType.UINT8
 
 
@@ -84,18 +89,6 @@ def unsigned_activations(model: ir.Model) -> None:
             node.outputs[0].dtype = ir.DataType.UINT8
 
 
-def global_average_pool(model: ir.Model) -> None:
-    """ReduceMean over height and width, sizes kept, is GlobalAveragePool, which has an integer kernel."""
-    for node in list(model.graph):
-        if node.op_type != "ReduceMean" or rank(node.inputs[0]) != 4:
-            continue
-        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        keep = node.attributes.get("keepdims")
-        if axes is None or {int(axis) % 4 for axis in axes} != {2, 3} or (keep is not None and keep.as_int() == 0):
-            continue
-        _replace(node, ir.node("GlobalAveragePool", [node.inputs[0]]))
-
-
 def quantised_activations(model: ir.Model) -> None:
     """Take a Relu or Clip out from between an op and its QuantizeLinear, where it keeps the op in float.
 
@@ -114,7 +107,7 @@ def quantised_activations(model: ir.Model) -> None:
         if limits != [0.0, 255.0]:
             for use in uses:
                 _clip_integers(model.graph, use.node, limits)
-        _bypass(node)
+        skip(node, cast(ir.Value, node.inputs[0]))
 
 
 def int32_biases(model: ir.Model) -> None:
@@ -200,9 +193,25 @@ def tidy(model: ir.Model) -> None:
 
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass()(model)
+    _own_zero_points(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     model.graph.doc_string = None
+
+
+def _own_zero_points(model: ir.Model) -> None:
+    """Give each weight a zero point of its own.
+
+    Where a user asks ONNX Runtime for exact kernels on processors without VNNI (``session.x64quantprecision``), it
+    makes each weight's zero point unsigned, and refuses the file when it meets the second weight that shares one.
+    """
+    for node in model.graph:
+        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        zero_point = constant(node.inputs[2]) if weight is not None and len(node.inputs) > 2 else None
+        if weight is None or weight.const_value is None or zero_point is None or zero_point.dtype != np.int8:
+            continue
+        if len(list(cast(ir.Value, node.inputs[2]).uses())) > 1:
+            node.replace_input_with(2, initializer(model.graph, f"{weight.name}_zero_point", zero_point))
 
 
 def rename_io(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:
@@ -225,7 +234,7 @@ def relu_for_clip(model: ir.Model) -> None:
         if scale is None or zero_point is None or zero_point.dtype != np.int8:
             continue
         if np.rint(bounds[1] / float(scale)) + int(zero_point) >= _INT8.max:
-            _replace(node, ir.node("Relu", [node.inputs[0]]))
+            replace(node, ir.node("Relu", [node.inputs[0]]))
 
 
 def _bounds(node: ir.Node) -> tuple[float, float] | None:
@@ -243,15 +252,6 @@ def _dequantize_scale(value: ir.Value | None) -> np.ndarray | None:
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     return constant(producer.inputs[1])
-
-
-def _replace(node: ir.Node, new: ir.Node) -> None:
-    old, fresh = node.outputs[0], new.outputs[0]
-    fresh.name, fresh.shape, fresh.type = old.name, old.shape, old.type
-    graph = _graph(node)
-    graph.insert_before(node, new)
-    old.replace_all_uses_with(fresh)
-    graph.remove(node, safe=True)
 
 
 def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> None:
@@ -273,12 +273,3 @@ def _clip_integers(graph: ir.Graph, quantize: ir.Node, limits: list[float]) -> N
 def _shared(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """The initializer of this name, which always holds this array; made where it is missing."""
     return graph.initializers.get(name) or initializer(graph, name, array)
-
-
-def _bypass(node: ir.Node) -> None:
-    node.outputs[0].replace_all_uses_with(cast(ir.Value, node.inputs[0]))
-    _graph(node).remove(node, safe=True)
-
-
-def _graph(node: ir.Node) -> ir.Graph:
-    return cast(ir.Graph, node.graph)

@@ -1,6 +1,8 @@
-"""Questions to the values of an ``onnx_ir`` graph, and new ones in it."""
+"""Questions to the values and nodes of an ``onnx_ir`` graph, new ones in it, and old ones out of it."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +38,27 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that the node is part of."""
+    return cast(ir.Graph, node.graph)
+
+
+def replace(node: ir.Node, new: ir.Node) -> None:
+    """Put another node in a node's place; its one result takes over name, shape and type."""
+    old, fresh = node.outputs[0], new.outputs[0]
+    fresh.name, fresh.shape, fresh.type = old.name, old.shape, old.type
+    graph = graph_of(node)
+    graph.insert_before(node, new)
+    old.replace_all_uses_with(fresh)
+    graph.remove(node, safe=True)
+
+
+def skip(node: ir.Node, value: ir.Value) -> None:
+    """Take a node out; who read its result reads ``value``."""
+    node.outputs[0].replace_all_uses_with(value)
+    graph_of(node).remove(node, safe=True)
+
+
 def between_qdq(node: ir.Node) -> bool:
     """Whether an op reads only constants and what DequantizeLinear makes, and QuantizeLinear alone reads it.
 
@@ -45,7 +68,7 @@ def between_qdq(node: ir.Node) -> bool:
     read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
     uses = list(node.outputs[0].uses())
     relu = uses[0].node if len(uses) == 1 and uses[0].node.op_type == "Relu" else None
-    return read and _only_quantised((relu or node).outputs[0]) and not node.outputs[0].is_graph_output()
+    return read and read_by_quantize((relu or node).outputs[0]) and not node.outputs[0].is_graph_output()
 
 
 def is_fused_relu(node: ir.Node) -> bool:
@@ -55,5 +78,6 @@ def is_fused_relu(node: ir.Node) -> bool:
     return producer is not None and between_qdq(producer)
 
 
-def _only_quantised(value: ir.Value) -> bool:
+def read_by_quantize(value: ir.Value) -> bool:
+    """Whether QuantizeLinear reads the value, and nothing else does."""
     return {use.node.op_type for use in value.uses()} == {"QuantizeLinear"} and not value.is_graph_output()

@@ -16,20 +16,22 @@ from torch.fx import GraphModule, Node
 
 from kdedge.quantize.capture import is_dropout
 from kdedge.quantize.rules import rule_of
-from kdedge.quantize.stored import get_tensor, set_parameter
+from kdedge.quantize.stored import get_tensor, set_parameter, stored
+from kdedge.quantize.weight_quantize import WeightFakeQuantize
 
 # The modules live under this name in the prepared graph, each named after its layer.
 _BIASES = "biases"
 _BIAS_POSITION = 2
+_INT32 = torch.iinfo(torch.int32)
 
 
 class _Round(torch.autograd.Function):
-    """To the nearest whole step; the gradient passes."""
+    """To the nearest whole step that int32 holds; the gradient passes."""
 
     @staticmethod
     def forward(_: Any, bias: Tensor, step: Tensor) -> Tensor:
         """``bias`` float [channels], ``step`` float64 [channels]; returns a tensor like ``bias``."""
-        return (torch.round(bias.double() / step) * step).to(bias.dtype)
+        return (torch.round(bias.double() / step).clamp_(_INT32.min, _INT32.max) * step).to(bias.dtype)
 
     @staticmethod
     def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -64,10 +66,11 @@ class BiasFakeQuantize(nn.Module):
 
 
 def quantise_biases(prepared: GraphModule) -> None:
-    """Put a ``BiasFakeQuantize`` between each integer layer and its bias, in place.
+    """Put a ``BiasFakeQuantize`` between each integer layer and its bias, in place, and see to it that int32 holds it.
 
     A layer whose input or weight stays float keeps its float bias.
     """
+    placed: set[Node] = set()
     prepared.add_module(_BIASES, nn.Module())
     for layer in list(prepared.graph.nodes):
         rule = rule_of(layer)
@@ -75,8 +78,12 @@ def quantise_biases(prepared: GraphModule) -> None:
             continue
         bias = layer.args[_BIAS_POSITION]
         source, weight = (_quantiser(prepared, layer.args[position]) for position in (rule.inputs[0], rule.weight))
-        if bias is None or source is None or weight is None:
+        if not isinstance(bias, Node) or source is None or not isinstance(weight, WeightFakeQuantize):
             continue
+        _leave_room(prepared, weight, bias, source)
+        if layer.args[rule.weight] not in placed:  # the weight's scale may depend on the input's of the same pass
+            layer.prepend(layer.args[rule.weight])
+            placed.add(layer.args[rule.weight])
         name = f"{_BIASES}.{layer.name}"
         prepared.add_submodule(name, BiasFakeQuantize(source, weight))
         with prepared.graph.inserting_before(layer):
@@ -84,6 +91,14 @@ def quantise_biases(prepared: GraphModule) -> None:
         call.meta["val"] = bias.meta.get("val")
         layer.update_arg(_BIAS_POSITION, call)
     prepared.recompile()
+
+
+def _leave_room(prepared: GraphModule, weight: WeightFakeQuantize, bias: Node, source: Any) -> None:
+    parameter = stored(bias)
+    if parameter is not None:
+        path, _, leaf = str(parameter.target).rpartition(".")
+        factor = 1.0 if parameter is bias else float(cast(float, bias.args[1]))
+        weight.leave_room_for(getattr(prepared.get_submodule(path), leaf), factor, source)
 
 
 def fold_biases(program: GraphModule) -> None:

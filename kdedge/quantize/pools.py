@@ -57,11 +57,13 @@ def _adaptive(graph_module: GraphModule, node: Node) -> None:
     if averages:
         node.target, node.args = aten.avg_pool2d.default, (x, window, window)
         return
-    values = [user for user in node.users if user.args[1] == 0]
-    if len(values) != len(node.users):
+    values = [user for user in node.users if user.users]
+    if any(value.args[1] != 0 for value in values):
         return  # the places of the maxima are read too
     for value in values:
         value.target, value.args = aten.max_pool2d.default, (x, window, window)
+    for left in list(node.users):
+        graph_module.graph.erase_node(left)
     graph_module.graph.erase_node(node)
 
 
@@ -97,7 +99,7 @@ def _max_pool(graph_module: GraphModule, node: Node) -> None:
 
 
 def _avg_pool(graph_module: GraphModule, node: Node) -> None:
-    x, kernel, stride, padding, ceil, includes, divisor = _arguments(node, (None, None, 0, False, True, None))
+    x, kernel, stride, padding, _, includes, divisor = _arguments(node, (None, None, 0, False, True, None))
     kernel, padding = _pair(kernel), _pair(padding)
     stride = _pair(stride) if stride else kernel
     size, result = _map_size(x), _map_size(node)
@@ -105,32 +107,50 @@ def _avg_pool(graph_module: GraphModule, node: Node) -> None:
         node.target, node.args = aten.adaptive_avg_pool2d.default, (x, [1, 1])
         return
     axes = list(zip(size, result, kernel, stride, padding, strict=True))
-    if divisor is None and not includes and all(_padded_alike(*axis) for axis in axes):
-        node.args = (x, kernel, stride, padding, False, False)
-        return
-    ends = [(p, max(0, (o - 1) * s + k - n - p)) for n, o, k, s, p in axes]
-    counts = [_counts(*axis, includes=bool(includes)) for axis in axes]
-    if divisor is None:
-        factor = prod(kernel) / torch.outer(*counts)
-    else:
+    factor = prod(kernel) / torch.outer(*(_counts(*axis, includes=bool(includes)) for axis in axes))
+    if divisor is not None:
         factor = torch.full(result, prod(kernel) / divisor)
-    if all(after <= before for before, after in ends):  # nothing beyond torch's own padding is read
+    ends = [(p, max(0, (o - 1) * s + k - n - p)) for n, o, k, s, p in axes]
+    beyond = any(after > before for before, after in ends)  # of the padding that torch puts on either side
+    if not beyond and bool((factor == 1).all()):
         node.args = (x, kernel, stride, padding)
+    elif divisor is None and (clips := _clipped_by_kernels(axes, includes=bool(includes))) is not None:
+        node.args = (x, kernel, stride, padding, clips == "ceil_mode", False)
     else:
-        (top, bottom), (left, right) = ends
-        with graph_module.graph.inserting_before(node):
-            pad = [left, right, top, bottom]
-            padded = graph_module.graph.call_function(aten.constant_pad_nd.default, (x, pad, 0.0))
-        padded.meta = {**node.meta, "val": torch.constant_pad_nd(x.meta["val"], pad)}
-        node.args = (padded, kernel, stride)
-    if bool((factor != 1).any()):
-        _multiply(graph_module, node, factor[None, None])
+        if beyond:
+            x, padding = _pad(graph_module, node, x, ends), (0, 0)
+        node.args = (x, kernel, stride, padding)
+        if bool((factor != 1).any()):
+            _multiply(graph_module, node, factor[None, None])
 
 
-def _padded_alike(size: int, result: int, kernel: int, stride: int, padding: int) -> bool:
-    """Whether TFLite's ``SAME`` padding of this axis is torch's, which both then leave out of the average."""
-    needed = max(0, (result - 1) * stride + kernel - size)
-    return result == -(-size // stride) and needed == 2 * padding
+def _clipped_by_kernels(axes: Sequence[tuple[int, int, int, int, int]], *, includes: bool) -> str | None:
+    """The argument by which both runtimes average these windows over what lies in the map alone; None where not both.
+
+    TFLite's kernel does so for ``SAME`` padding, which litert-torch recognises in these two forms.
+    """
+    paddings = [_same_padding(*axis) for axis in axes]
+    if all(padding == 0 for *_, padding in axes) and all(padding in (0, 1) for padding in paddings):
+        return "ceil_mode"
+    centred = all(same == 2 * padding for same, (*_, padding) in zip(paddings, axes, strict=True))
+    if not includes and centred and all(stride == 1 for _, _, _, stride, _ in axes):
+        return "count_include_pad"
+    return None
+
+
+def _pad(graph_module: GraphModule, node: Node, x: Node, ends: Sequence[Pair]) -> Node:
+    """``x`` with zeros around it, by axis before and after."""
+    (top, bottom), (left, right) = ends
+    sides = [left, right, top, bottom]
+    with graph_module.graph.inserting_before(node):
+        padded = graph_module.graph.call_function(aten.constant_pad_nd.default, (x, sides, 0.0))
+    padded.meta = {**node.meta, "val": torch.constant_pad_nd(x.meta["val"], sides)}
+    return padded
+
+
+def _same_padding(size: int, result: int, kernel: int, stride: int, _: int) -> int | None:
+    """How much padding TFLite's ``SAME`` adds to this axis; None where it would give another size than torch did."""
+    return max(0, (result - 1) * stride + kernel - size) if result == -(-size // stride) else None
 
 
 def _counts(size: int, result: int, kernel: int, stride: int, padding: int, *, includes: bool) -> Tensor:
@@ -143,7 +163,8 @@ def _counts(size: int, result: int, kernel: int, stride: int, padding: int, *, i
 def _multiply(graph_module: GraphModule, node: Node, factor: Tensor) -> None:
     """Multiply the node's result by a stored tensor, for all who read it."""
     readers = list(node.users)
-    constant = store_constant(graph_module, node, "factor", factor)
+    with graph_module.graph.inserting_before(node):
+        constant = store_constant(graph_module, node, "factor", factor)
     with graph_module.graph.inserting_after(node):
         product = graph_module.graph.call_function(aten.mul.Tensor, (node, constant))
     product.meta = {**node.meta}

@@ -4,8 +4,11 @@
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
   integer kernels everywhere, the two do not;
 - a plain number in an add or a multiplication becomes a stored tensor, which can be quantised, unless a layer's weight
-  takes it in (``stored.py``);
-- an adaptive pooling to the size that its input already has is the identity and goes.
+  takes it in (``stored.py``); subtracting one is adding its negative;
+- a clamp between two numbers is a hard tanh, padding by a constant has one form of two, parts of a split are slices;
+- pools are written in the forms that the runtimes share (``pools.py``);
+- what has a prescribed scale (softmax, sigmoid, tanh) is not clipped where it lies between the bounds anyway, and is
+  multiplied by 1, which may change the scale, where the next op wants one scale for all that it reads and makes.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from kdedge.quantize.stored import move_factors_to_weights, store_views, stored
+from kdedge.quantize.pools import normalise_pools
+from kdedge.quantize.rules import CLIPS, RULES, rule_of
+from kdedge.quantize.stored import move_factors_to_weights, store_constant, store_views, stored
 
 aten = torch.ops.aten
 
-# Stored numbers live under this name in the graph module.
-_CONSTANTS = "constants"
 _IN_PLACE = {
     aten.relu_.default: aten.relu.default,
     aten.relu6_.default: aten.relu6.default,
@@ -38,8 +41,8 @@ _IN_PLACE = {
     aten.mul_.Tensor: aten.mul.Tensor,
     aten.div_.Tensor: aten.div.Tensor,
 }
+_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 _WITH_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-_ADAPTIVE_POOLS = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
 
 
 def make_quantisable(graph_module: GraphModule) -> None:
@@ -48,15 +51,24 @@ def make_quantisable(graph_module: GraphModule) -> None:
         node.target = _IN_PLACE.get(node.target, node.target)
     store_views(graph_module)
     move_factors_to_weights(graph_module)
+    normalise_pools(graph_module)
     for node in list(graph_module.graph.nodes):
         if node.target is aten.hardsigmoid.default:
             _split_hard_sigmoid(graph_module, node)
         elif node.target is aten.silu.default:
             _split_silu(graph_module, node)
-        elif node.target in _ADAPTIVE_POOLS:
-            _drop_identity_pool(graph_module, node)
+        elif node.target is aten.clamp.default:
+            _clamp_as_hard_tanh(node)
+        elif node.target is aten.pad.default:
+            _pad_by_constant(node)
+        elif node.target in _SPLITS:
+            _parts_as_slices(graph_module, node)
+        elif node.target is aten.rsub.Scalar:
+            _subtract_from_number(graph_module, node)
         elif node.target in _WITH_NUMBER and stored(node) is None:
             _store_number(graph_module, node)
+    for node in list(graph_module.graph.nodes):
+        _free_of_prescribed_scales(graph_module, node)
     graph_module.recompile()
 
 
@@ -64,7 +76,7 @@ def _split_hard_sigmoid(graph_module: GraphModule, node: Node) -> None:
     """Hard sigmoid as Howard et al. 2019 define it (arXiv:1905.02244)."""
     x = cast(Node, node.args[0])
     with graph_module.graph.inserting_before(node):
-        three, sixth = (_constant(graph_module, node, name, value) for name, value in (("3", 3.0), ("6", 1 / 6)))
+        three, sixth = (_number(graph_module, node, name, value) for name, value in (("3", 3.0), ("6", 1 / 6)))
         shifted = _call(graph_module, node, aten.add.Tensor, x, three)
         clamped = _call(graph_module, node, aten.hardtanh.default, shifted, 0.0, 6.0)
         _replace(graph_module, node, _call(graph_module, node, aten.mul.Tensor, clamped, sixth))
@@ -77,10 +89,39 @@ def _split_silu(graph_module: GraphModule, node: Node) -> None:
         _replace(graph_module, node, _call(graph_module, node, aten.mul.Tensor, x, gate))
 
 
-def _drop_identity_pool(graph_module: GraphModule, node: Node) -> None:
-    x = cast(Node, node.args[0])
-    if node.target is aten.adaptive_avg_pool2d.default and x.meta["val"].shape == node.meta["val"].shape:
-        _replace(graph_module, node, x)
+def _clamp_as_hard_tanh(node: Node) -> None:
+    bounds = node.args[1:3]
+    if len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds):
+        node.target = aten.hardtanh.default
+
+
+def _pad_by_constant(node: Node) -> None:
+    given = node.args
+    if len(given) < 3 or given[2] == "constant":
+        value = given[3] if len(given) > 3 and given[3] is not None else 0.0
+        node.target, node.args = aten.constant_pad_nd.default, (*given[:2], value)
+
+
+def _parts_as_slices(graph_module: GraphModule, node: Node) -> None:
+    x, axis = cast(Node, node.args[0]), cast(int, node.args[2]) if len(node.args) > 2 else 0
+    lengths = [part.shape[axis] for part in node.meta["val"]]
+    if not all(isinstance(length, int) for length in lengths):
+        return
+    for part in list(node.users):
+        index = cast(int, part.args[1])
+        start = sum(lengths[:index])
+        part.target, part.args = aten.slice.Tensor, (x, axis, start, start + lengths[index])
+    graph_module.graph.erase_node(node)
+
+
+def _subtract_from_number(graph_module: GraphModule, node: Node) -> None:
+    """``2 - x``; times a number, which ``rsub`` allows too, it stays."""
+    x, value = node.args[:2]
+    if len(node.args) > 2 or node.kwargs or not isinstance(value, int | float):
+        return
+    with graph_module.graph.inserting_before(node):
+        constant = _number(graph_module, node, "operand", float(value))
+    node.target, node.args = aten.sub.Tensor, (constant, x)
 
 
 def _store_number(graph_module: GraphModule, node: Node) -> None:
@@ -93,21 +134,42 @@ def _store_number(graph_module: GraphModule, node: Node) -> None:
         return
     if node.target is aten.div.Tensor:
         node.target, value = aten.mul.Tensor, 1.0 / value
+    elif node.target is aten.sub.Tensor:
+        node.target, value = aten.add.Tensor, -value
     with graph_module.graph.inserting_before(node):
-        node.args = (node.args[0], _constant(graph_module, node, "operand", float(value)))
+        node.args = (node.args[0], _number(graph_module, node, "operand", float(value)))
 
 
-def _constant(graph_module: GraphModule, at: Node, name: str, value: float) -> Node:
-    """A stored tensor of one element, named after the op that uses it."""
-    if not hasattr(graph_module, _CONSTANTS):
-        graph_module.add_module(_CONSTANTS, nn.Module())
-    leaf = f"{at.name}_{name}"
-    like = at.meta["val"]
-    tensor = torch.full((1,), value, dtype=like.dtype, device=like.device)
-    graph_module.get_submodule(_CONSTANTS).register_buffer(leaf, tensor)
-    node = graph_module.graph.get_attr(f"{_CONSTANTS}.{leaf}")
-    node.meta["val"] = like.new_empty((1,))
-    return node
+def _free_of_prescribed_scales(graph_module: GraphModule, node: Node) -> None:
+    """Leave to softmax and the like the scale that their kernels prescribe; see the module's docstring."""
+    rule = rule_of(node)
+    if rule is None or not (rule.kind == "same" or node.target is aten.cat.default):
+        return
+    prescribed = {item: RULES[source.target].fixed for item in node.all_input_nodes if (source := _fixed_source(item))}
+    if node.target in CLIPS and (fixed := prescribed.get(node.all_input_nodes[0])) is not None:
+        lowest, highest = ((q - fixed[1]) * fixed[0] for q in (-128, 127))
+        if (rule.low is None or rule.low <= lowest) and (rule.high is None or rule.high >= highest):
+            _replace(graph_module, node, node.all_input_nodes[0])
+            return
+    for item in prescribed:
+        with graph_module.graph.inserting_before(node):
+            one = _number(graph_module, node, f"{item.name}_as_it_is", 1.0)
+            product = _call(graph_module, item, aten.mul.Tensor, item, one)
+        node.replace_input_with(item, product)
+
+
+def _fixed_source(node: Node) -> Node | None:
+    """The op of prescribed scale whose values these are, or None."""
+    rule = rule_of(node)
+    while rule is not None and rule.kind == "move" and node.target is not aten.cat.default:
+        node = cast(Node, node.args[0])
+        rule = rule_of(node)
+    return node if rule is not None and rule.fixed is not None else None
+
+
+def _number(graph_module: GraphModule, at: Node, name: str, value: float) -> Node:
+    """A stored tensor of one element."""
+    return store_constant(graph_module, at, name, torch.full((1,), value, dtype=torch.float64))
 
 
 def _call(graph_module: GraphModule, at: Node, op: torch._ops.OpOverload, *arguments: object) -> Node:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torchao.quantization.pt2e  # noqa: F401  (registers torch.ops.quantized_decomposed)
@@ -22,12 +23,11 @@ class Rule:
         inputs: Positions of the activations among its arguments (a list argument counts with all its
             tensors).
         weight: Position of its weight, or None.
-        kind: ``compute`` (a range of its own), ``same`` (new values, but the runtimes' kernels want the
-            scale of the input), ``move`` (the values of its inputs at other places) or ``lookup`` (rows of its
-            weight, whose scale covers the whole table).
+        kind: ``compute`` (a range of its own), ``same`` (new values with the scale of the input), ``move`` (the values
+            of its inputs at other places) or ``lookup`` (rows of its weight, whose scale covers the whole table).
         fuses: Whether a ReLU or ReLU6 that follows is part of the same integer kernel.
         symmetric: Position of an input whose zero point must be 0, or None.
-        low, high: Bounds of the output that hold for any input.
+        low, high: Bounds of the output that hold for any input, or None.
         fixed: (scale, zero point) that the runtimes' kernels prescribe for the output.
     """
 
@@ -47,6 +47,17 @@ _BINARY = Rule(inputs=(0, 1), fuses=True)
 # as long (12 products of 128×64 and 64×128, one thread: 2.4 ms, not 0.12).
 _PRODUCT = Rule(inputs=(0, 1), symmetric=1)
 _MOVE = Rule(kind="move")
+
+
+def _clip(low: float | None, high: float | None) -> Rule:
+    """The rule of a clamp that no kernel before it takes in.
+
+    Its input lies on a grid, and so does what is left of it. A range of its own would round a second time, which ONNX
+    Runtime leaves out (it joins two QuantizeLinear in a row), so that its values would be others than torch's.
+    """
+    return Rule(kind="same", low=low, high=high)
+
+
 RULES: dict[object, Rule] = {
     aten.conv1d.default: _LAYER,
     aten.conv2d.default: _LAYER,
@@ -61,10 +72,10 @@ RULES: dict[object, Rule] = {
     aten.embedding.default: Rule(inputs=(), weight=0, kind="lookup"),
     aten.adaptive_avg_pool2d.default: Rule(),
     aten.mean.dim: Rule(),
-    aten.avg_pool2d.default: Rule(kind="same"),
-    aten.relu.default: Rule(low=0.0),
-    aten.relu6.default: Rule(low=0.0, high=6.0),
-    aten.hardtanh.default: Rule(),  # bounds are its arguments
+    aten.avg_pool2d.default: Rule(kind="same"),  # TFLite's kernel wants it
+    aten.relu.default: _clip(0.0, None),
+    aten.relu6.default: _clip(0.0, 6.0),
+    aten.hardtanh.default: _clip(-1.0, 1.0),  # or what its arguments say
     aten.hardswish.default: Rule(),
     aten.gelu.default: Rule(),
     aten.softmax.int: Rule(fixed=(1 / 256, -128)),
@@ -73,7 +84,7 @@ RULES: dict[object, Rule] = {
     aten.tanh.default: Rule(fixed=(1 / 128, 0)),
     aten.cat.default: _MOVE,
     aten.max_pool2d.default: _MOVE,
-    aten.adaptive_max_pool2d.default: _MOVE,
+    aten.constant_pad_nd.default: _MOVE,  # by zero, which every grid holds
     aten.view.default: _MOVE,
     aten.reshape.default: _MOVE,
     aten.flatten.using_ints: _MOVE,
@@ -98,28 +109,59 @@ _QDQ = (
     torch.ops.quantized_decomposed.dequantize_per_channel.default,
 )
 SOFTMAXES = (aten.softmax.int, aten._softmax.default)
-_FUSABLE_ACTIVATIONS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
+CLIPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
 
 
 def rule_of(node: Node) -> Rule | None:
-    """The rule of an op with the bounds that its own arguments give, or None where the op stays float."""
+    """The rule of an op, or None where it stays float.
+
+    Its bounds are those of the op with these arguments, or narrower ones where all that reads the result clips it:
+    values beyond them would cost steps and be clipped anyway.
+    """
+    rule = _own_rule(node)
+    if rule is None or rule.fixed is not None or rule.kind == "lookup":
+        return rule
+    low, high = _bounds_of_readers(node)
+    lows, highs = ([bound for bound in pair if bound is not None] for pair in ((rule.low, low), (rule.high, high)))
+    return replace(rule, low=max(lows, default=None), high=min(highs, default=None))
+
+
+def _own_rule(node: Node) -> Rule | None:
     rule = RULES.get(node.target) if node.op == "call_function" else None
     if rule is not None and node.target is aten.hardtanh.default:
         low = float(node.args[1]) if len(node.args) > 1 else -1.0  # type: ignore[arg-type]
         high = float(node.args[2]) if len(node.args) > 2 else 1.0  # type: ignore[arg-type]
-        return Rule(low=low, high=high)
+        return _clip(low, high)
     return rule
+
+
+def _bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
+    """The range that every reader clips the node's values to, at once or behind ops that move data."""
+    ranges: list[tuple[float | None, float | None]] = []
+    for user in node.users:
+        rule = _own_rule(user)
+        if rule is not None and user.target in CLIPS:
+            ranges.append((rule.low, rule.high))
+        elif rule is not None and rule.kind == "move":
+            ranges.append(_bounds_of_readers(user))
+        else:
+            return None, None
+    lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
+    return (
+        None if not lows or None in lows else min(low for low in lows if low is not None),
+        None if not highs or None in highs else max(high for high in highs if high is not None),
+    )
 
 
 def fused_activation(node: Node) -> Node | None:
     """The ReLU or ReLU6 that belongs to the same integer kernel as ``node``, or None."""
-    rule = rule_of(node)
+    rule = _own_rule(node)
     if rule is None or not rule.fuses or len(node.users) != 1:
         return None
     (user,) = node.users
-    if user.target not in _FUSABLE_ACTIVATIONS:
+    if user.target not in CLIPS:
         return None
-    bounds = rule_of(user)
+    bounds = _own_rule(user)
     return user if bounds is not None and bounds.low == 0.0 and bounds.high in (None, 6.0) else None
 
 
@@ -144,7 +186,7 @@ def input_tensors(node: Node, rule: Rule) -> Iterator[Node]:
 
 def why_float(node: Node) -> str | None:
     """Why an op of the graph cannot be integer by its own form; None where it can."""
-    rule = rule_of(node)
+    rule = _own_rule(node)
     if rule is None:
         return "the quantiser has no integer form of this op"
     if rule.weight is not None:
@@ -153,6 +195,20 @@ def why_float(node: Node) -> str | None:
             weight = weight.args[0]
         if stored(weight) is None:
             return "its weight is computed, not stored"
+    elif node.target is aten.constant_pad_nd.default and not _pads_by_zero(node):
+        return "it pads with another number than 0, or cuts"
+    elif node.target is aten.max_pool2d.default and _is_dilated(node):
+        return "TFLite's max pool knows no dilation"
     elif len(rule.inputs) == 2 and any(not isinstance(node.args[i], Node) for i in rule.inputs):
         return "one operand is a plain number"
     return None
+
+
+def _pads_by_zero(node: Node) -> bool:
+    sides, value = cast(list[int], node.args[1]), node.args[2] if len(node.args) > 2 else 0
+    return value in (0, 0.0) and all(isinstance(side, int) and side >= 0 for side in sides)
+
+
+def _is_dilated(pool: Node) -> bool:
+    dilation = pool.args[4] if len(pool.args) > 4 else 1
+    return any(step != 1 for step in (dilation if isinstance(dilation, list | tuple) else [dilation]))

@@ -1,4 +1,4 @@
-"""What a captured graph stores: its parameters and buffers, views of them, and weights that carry a plain factor.
+"""What a captured graph stores: parameters, buffers and constants, views of them, weights that carry a plain factor.
 
 A slice of a stored tensor (the first L rows of a table of positions) is stored itself: it is the constant that the
 artifacts carry. A multiplication by a plain number behind a linear layer (the 1/√d of attention) belongs to the
@@ -17,6 +17,8 @@ from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
+# Constants that rewrites add live under this name in the graph module.
+_CONSTANTS = "constants"
 _VIEWS = (aten.slice.Tensor, aten.select.int)
 # Ops between a layer and the factor on its result; each passes every value on once.
 _PLACES = (
@@ -39,6 +41,21 @@ def set_parameter(graph_module: GraphModule, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = graph_module.get_submodule(path)
     module.register_parameter(leaf, nn.Parameter(value))
+
+
+def store_constant(graph_module: GraphModule, at: Node, name: str, value: Tensor) -> Node:
+    """Store ``value`` under the name of the op that uses it, in the dtype and on the device of its result.
+
+    The ``get_attr`` node is made at the graph's insertion point.
+    """
+    if not hasattr(graph_module, _CONSTANTS):
+        graph_module.add_module(_CONSTANTS, nn.Module())
+    leaf = f"{at.name}_{name}"
+    like = at.meta["val"]
+    graph_module.get_submodule(_CONSTANTS).register_buffer(leaf, value.to(like.device, like.dtype))
+    node = graph_module.graph.get_attr(f"{_CONSTANTS}.{leaf}")
+    node.meta["val"] = like.new_empty(tuple(value.shape))
+    return node
 
 
 def stored(argument: object) -> Node | None:

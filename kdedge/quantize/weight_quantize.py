@@ -11,9 +11,11 @@ from kdedge.quantize.fake_quantize import TINY_SCALE, FakeQuantizer
 
 WEIGHT_QMAX = 127
 # A channel whose weights are all smaller than this share of the layer's largest is quantised as if it reached it.
-# Dead channels (folded batch norm leaves weights of 1e-20 beside ordinary biases) would otherwise ask for int32
-# biases far beyond int32; what such weights add is below one step of any activation.
+# What such weights add is below one step of any activation; dead channels (folded batch norm leaves weights of 1e-20
+# beside ordinary biases) would otherwise ask for absurdly small scales.
 SMALLEST_CHANNEL = 2.0**-10
+# A bias is stored in int32 steps of ``s_input · s_weight``, half of which are left for the sum of products.
+LARGEST_BIAS = 2**30
 
 
 class _RoundWeight(torch.autograd.Function):
@@ -39,7 +41,10 @@ class _RoundWeight(torch.autograd.Function):
 
 
 class WeightFakeQuantize(FakeQuantizer):
-    """Symmetric int8 in [-127, 127], one scale for each output channel: ``max|w| / 127``.
+    """Symmetric int8 in [-127, 127], one scale for each output channel: ``max|w| / 127``, more where a bias needs it.
+
+    A layer that is all but dead has weights, or an input, so small that its bias would not fit into int32. Then the
+    weights take larger steps: all that they add is less than a step of the layer's output anyway.
 
     While ``observing`` the scales follow the weights in every forward, in evaluation too: they depend on
     nothing else. Frozen, they stay and large weights clamp.
@@ -55,6 +60,7 @@ class WeightFakeQuantize(FakeQuantizer):
     def __init__(self, channels: int, ch_axis: int = 0, **_: Any) -> None:
         super().__init__()
         self.ch_axis = ch_axis
+        self._biases: list[tuple[FakeQuantizer, Tensor, float]] = []
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32), persistent=False)
 
@@ -68,6 +74,16 @@ class WeightFakeQuantize(FakeQuantizer):
         rounded = _RoundWeight.apply(weight, scale, self.quant_max, not self.observing)  # type: ignore[no-untyped-call]
         return cast(Tensor, rounded)
 
+    def leave_room_for(self, bias: Tensor, factor: float, source: FakeQuantizer) -> None:
+        """Keep the steps large enough for a layer's bias.
+
+        Args:
+            bias: The parameter, float [channels], which may be trained on.
+            factor: The layer adds so many times that.
+            source: Quantiser of the layer's input.
+        """
+        self._biases.append((source, bias, factor))
+
     def steps(self, ndim: int) -> Tensor:
         """The scales, in a shape that broadcasts against a weight of ``ndim`` axes."""
         shape = [1] * ndim
@@ -76,12 +92,16 @@ class WeightFakeQuantize(FakeQuantizer):
 
     @torch.no_grad()
     def observe(self, weight: Tensor) -> None:
-        """Take the scales from the weights; see ``SMALLEST_CHANNEL`` for dead channels."""
+        """Take the scales from the weights; see ``SMALLEST_CHANNEL`` for dead channels, ``LARGEST_BIAS`` for layers."""
         axes = [axis for axis in range(weight.ndim) if axis != self.ch_axis]
         values = weight.detach().float()
         largest = torch.maximum(values.amax(dim=axes), -values.amin(dim=axes))
         floor = (largest.max() * SMALLEST_CHANNEL).clamp(min=TINY_SCALE)
-        self.scale.copy_(torch.maximum(largest, floor) / self.quant_max)
+        scale = torch.maximum(largest, floor) / self.quant_max
+        for source, bias, factor in self._biases:
+            least = bias.detach().abs() * (abs(factor) / LARGEST_BIAS) / source.calculate_qparams()[0]
+            scale = torch.maximum(scale, least if len(least) == len(scale) else least.max())
+        self.scale.copy_(scale)
 
 
 class TableFakeQuantize(WeightFakeQuantize):
