@@ -2,8 +2,8 @@
 
 Two differences are taken of each quantised tensor. The accumulated one, both sides computing from the net's input, says
 how far apart they are there, not who is to blame: a single rounding that falls the other way in an early layer of
-MobileNetV2 is a mean of 0.2 steps some 30 layers on. For the layer's own difference torch computes each tensor anew from
-the artifact's integers before it; what is left arises in that layer alone, however deep it lies.
+MobileNetV2 is a mean of 0.2 steps some 30 layers on. For the layer's own difference torch computes each tensor anew
+from the artifact's integers before it; what is left arises in that layer alone, however deep it lies.
 """
 
 from __future__ import annotations
