@@ -86,16 +86,38 @@ class Artifact:
             if sources[0].shape[0] != DYNAMIC and count % batch:
                 raise ArtifactError(f"the file takes batches of {batch}, {count} given", where=self.path)
             for start in range(0, count, batch):
-                parts = [
-                    np.ascontiguousarray(tensors.quantise(values[start : start + batch], source))
-                    for values, source in zip(arrays, sources, strict=True)
-                ]
-                rows.append(tensors.dequantise(self._session.run(parts)[0], result))
+                parts = [values[start : start + batch] for values in arrays]
+                rows.append(tensors.dequantise(self._run(parts)[0], result))
         except RuntimeTrouble as error:
             raise ArtifactError(error.what, where=self.path, cure=error.cure) from None
         if not rows:
             return np.zeros((0, *result.shape[1:]), np.float32)
         return np.concatenate(rows).astype(np.float32, copy=False)
+
+    def outputs(self, inputs: Sequence[Array]) -> list[Array]:
+        """Every output of one run, as the file holds it: integers stay integers.
+
+        Args:
+            inputs: As ``predict`` takes them; as many samples as the file takes at once.
+
+        Raises:
+            ArtifactError: the inputs do not fit the file, or its runtime failed.
+        """
+        from kdedge_agent.runtimes import RuntimeTrouble
+
+        try:
+            return self._run(self._in_order(list(inputs)))
+        except RuntimeTrouble as error:
+            raise ArtifactError(error.what, where=self.path, cure=error.cure) from None
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        """One run on arrays that are in the session's order and layout; integer inputs are quantised here."""
+        import numpy as np
+
+        from kdedge_agent import tensors
+
+        pairs = zip(arrays, self._session.inputs, strict=True)
+        return self._session.run([np.ascontiguousarray(tensors.quantise(values, source)) for values, source in pairs])
 
     def _in_order(self, arrays: list[Array]) -> list[Array]:
         """The arrays in the order, the kind of number and the layout of the session's inputs."""

@@ -14,12 +14,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import onnx_ir as ir
-from kdedge.errors import ArtifactError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdedge_agent import tensors
-from kdedge_agent.runtimes import RuntimeTrouble
 from kdedge_exporters import tflite_file
 from kdedge_exporters.artifact import Artifact
 from kdedge_exporters.onnx_values import constant, made_by
@@ -72,12 +69,7 @@ def integers(artifact: Artifact, batch: Sequence[Tensor], stored: Sequence[Store
     Raises:
         ArtifactError: the samples do not fit the file.
     """
-    session = artifact._session
-    try:
-        sources = zip(artifact._in_order([values.numpy() for values in batch]), session.inputs, strict=True)
-        results = session.run([np.ascontiguousarray(tensors.quantise(values, source)) for values, source in sources])
-    except RuntimeTrouble as error:
-        raise ArtifactError(error.what, where=artifact.path, cure=error.cure) from None
+    results = artifact.outputs([values.numpy() for values in batch])
     found = [results[tensor.output] for tensor in stored]
     return [values.astype(np.int16) - (_UINT8_OFFSET if values.dtype == np.uint8 else 0) for values in found]
 
