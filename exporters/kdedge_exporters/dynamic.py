@@ -38,7 +38,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from kdedge_exporters import tflite_file, tflite_quantizer
+from kdedge_exporters import tflite_file, tflite_quantizer, tflite_rows
 from kdedge_exporters.onnx_named import named
 from kdedge_exporters.onnx_values import constant, initializer
 from kdedge_exporters.quiet import quiet
@@ -108,11 +108,17 @@ def tflite_dynamic(content: bytes, *, per_channel: bool) -> bytes:
         content: A float32 .tflite file.
         per_channel: One scale for each output channel of fully connected layers and each row of tables, which LiteRT
             has and tflite-runtime 2.14 refuses to load (FULLY_CONNECTED 12, EMBEDDING_LOOKUP 4; without these versions
-            it would load the file and compute nonsense). False: one for each weight tensor, which both have.
+            it would load the file and compute nonsense). False: one for each weight tensor, which both have, of rows
+            that were brought to one size (``tflite_rows.py``).
 
     Returns:
         A new file with the metadata of the old; inputs, outputs and signatures are the same.
     """
+    stays: list[str] = []
+    if not per_channel:
+        model = tflite_file.read(content)
+        stays = tflite_rows.factor_rows(model)
+        content = tflite_file.pack(model)
     integer = [
         tflite_quantizer.int8_weights(op, per_channel=per_channel, integer=True)
         for op in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
@@ -121,7 +127,7 @@ def tflite_dynamic(content: bytes, *, per_channel: bool) -> bytes:
         tflite_quantizer.int8_weights(op, per_channel=True, integer=False)
         for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
     ]
-    return tflite_quantizer.quantised(content, [*integer, *unfolded])
+    return tflite_quantizer.quantised(content, [*integer, *unfolded, *map(tflite_quantizer.untouched, stays)])
 
 
 def tflite_float_ops(content: bytes) -> list[dict[str, str]]:

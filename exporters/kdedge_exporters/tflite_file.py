@@ -183,6 +183,16 @@ def float_ops(model: Any) -> list[OpInfo]:
     ]
 
 
+def empty_unread_buffers(model: Any) -> None:
+    """Drop the constants that no op reads any more; the tensors that held them stay."""
+    graph = model.subgraphs[0]
+    read = {graph.tensors[index].buffer for operator in graph.operators for index in operator.inputs if index >= 0}
+    kept = {entry.buffer for entry in model.metadata or []}
+    for index, buffer in enumerate(model.buffers):
+        if index not in read | kept:
+            buffer.data = None
+
+
 def _float_twin(graph: Any, index: int) -> int:
     """A float32 tensor of the same name and shape; the integer one steps back to another name."""
     integer, twin = graph.tensors[index], schema.TensorT()

@@ -7,14 +7,13 @@ TFLite's int8 specification asks.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from kdedge_exporters.tflite_file import operator_code
+from kdedge_exporters.tflite_file import empty_unread_buffers, operator_code
 
 # First version of GATHER that takes int8 (tensorflow/lite/tools/versioning/op_version.cc).
 _GATHER_VERSION = 2
@@ -43,7 +42,7 @@ def gather_integers(model: Any) -> None:
         graph.operators[place] = gather
         for old in [*before, *chain]:
             graph.operators.remove(old)
-    _empty_unread_buffers(model)
+    empty_unread_buffers(model)
 
 
 def _builtin(model: Any, operator: Any) -> int:
@@ -109,14 +108,3 @@ def _gather(model: Any, table: int, ids: int, rows: int) -> Any:
     operator.inputs, operator.outputs = [table, ids], [rows]
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.GatherOptions, options
     return operator
-
-
-def _empty_unread_buffers(model: Any) -> None:
-    """Drop the constants that no op reads any more; the float tables are most of the file."""
-    graph = model.subgraphs[0]
-    read = {int(index) for operator in graph.operators for index in operator.inputs if index >= 0}
-    uses = Counter(tensor.buffer for index, tensor in enumerate(graph.tensors) if index in read)
-    kept = {entry.buffer for entry in model.metadata or []}
-    for tensor in graph.tensors:
-        if not uses[tensor.buffer] and tensor.buffer not in kept:
-            model.buffers[tensor.buffer].data = None
