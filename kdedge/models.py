@@ -75,6 +75,17 @@ def _mobilenet_v3(build: Callable[..., nn.Module], strided_block: int) -> Builde
     return builder
 
 
+def _efficientnet_b0(classes: int, shape: Shape, *, stem: Stem, width: float, dropout: float | None) -> nn.Module:
+    """EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946); small-image stems as those of MobileNetV2."""
+    _only_width_one("efficientnet_b0", width)
+    net = tv.efficientnet_b0(num_classes=classes, dropout=0.2 if dropout is None else dropout)
+    _first_conv(cast(nn.Sequential, net.features[0]), shape[0], 1 if stem == "cifar" else 2)
+    if stem != "imagenet":
+        depthwise = next(m for m in net.features[2].modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
+        depthwise.stride = (1, 1)
+    return cast(nn.Module, net)
+
+
 def _first_conv(block: nn.Sequential, channels: int, stride: int) -> None:
     """Give the first convolution of a MobileNet another stride or number of input channels."""
     old = cast(nn.Conv2d, block[0])
@@ -106,12 +117,14 @@ TEACHERS: dict[str, Builder] = {
     "resnet50": _resnet(tv.resnet50),
     "mobilenet_v2": _mobilenet_v2,
     "mobilenet_v3_large": _mobilenet_v3(tv.mobilenet_v3_large, 2),
+    "efficientnet_b0": _efficientnet_b0,
     "mlp": _mlp,
 }
 STUDENTS: dict[str, Builder] = {
     "mobilenet_v2": _mobilenet_v2,
     "mobilenet_v3_small": _mobilenet_v3(tv.mobilenet_v3_small, 1),
     "mobilenet_v3_large": _mobilenet_v3(tv.mobilenet_v3_large, 2),
+    "efficientnet_b0": _efficientnet_b0,
     "resnet18": _resnet(tv.resnet18),
     "resnet50": _resnet(tv.resnet50),
     "mlp": _mlp,
