@@ -42,14 +42,22 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a whole `kdedge demo`, run as a user runs it."""
+    """Folder of a whole `kdedge demo`, run as a user runs it; once for all workers of pytest-xdist."""
     import subprocess
     import sys
 
-    out = tmp_path_factory.mktemp("demo") / "runs" / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "kdedge", "demo", "--out", str(out)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(out / "report.html") in done.stdout
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    out = base / "demo" / "runs" / "demo"
+    with FileLock(base / "demo.lock"):
+        if (base / "demo.done").exists():
+            return out
+        done = subprocess.run(
+            [sys.executable, "-m", "kdedge", "demo", "--out", str(out)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert str(out / "report.html") in done.stdout
+        (base / "demo.done").touch()
     return out
