@@ -52,6 +52,21 @@ class Gate(nn.Module):
         return nn.functional.silu((x * gate * 2.0 + 0.25) / 1.5)
 
 
+class ChannelsLast(nn.Module):
+    """A linear layer over [N, H, W, C], read clipped and unclipped; a slice of everything; a mean of one value."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(channels, channels)
+        self.gate = nn.Conv2d(channels, channels, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.mixer(x.permute(0, 2, 3, 1)[:, 0:, :, :])
+        mixed = (mixed + nn.functional.hardtanh(mixed)).permute(0, 3, 1, 2)
+        result: Tensor = mixed * self.gate(x).mean((2, 3), keepdim=True)
+        return result
+
+
 def head(channels: int, classes: int = 5) -> list[nn.Module]:
     """Global pool, flatten, hidden layer with dropout, classifier."""
     layers = [nn.Linear(channels, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes)]
@@ -71,6 +86,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
         "residual": [nn.Conv2d(3, 8, 3, padding=1), Residual(8), Residual(8), *head(8)],
         "branches": [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Branches(8), *head(16)],
         "gate": [nn.Conv2d(3, 8, 3, stride=2, padding=1), Gate(8), *head(8)],
+        "channels_last": [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), ChannelsLast(8), *head(8)],
     }
     net = nn.Sequential(*body[name])
     net.train()
@@ -84,4 +100,4 @@ def build(name: str, seed: int = 0) -> nn.Module:
     return net.eval()
 
 
-NAMES = ("residual", "branches", "gate")
+NAMES = ("residual", "branches", "gate", "channels_last")

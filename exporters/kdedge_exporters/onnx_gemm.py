@@ -1,4 +1,4 @@
-"""A linear layer over tokens, MatMul and Add on [N, L, C], as Gemm on [N·L, C].
+"""A linear layer over tokens, MatMul and Add on [N, L, C] (or [N, H, W, C]), as Gemm on [N·L, C].
 
 From MatMul and Add ONNX Runtime makes an integer product with float output, a float add and a QuantizeLinear; from Gemm
 one integer kernel with an int32 bias. The reshapes stand on the integer side, where they only rename the axes.
@@ -21,7 +21,7 @@ class _Layer:
     """A linear layer over tokens, as torch's translation leaves it.
 
     Attributes:
-        source: The DequantizeLinear of its input [N, L, C].
+        source: The DequantizeLinear of its input [N, ..., C].
         matmul: The product.
         weight: [C', C], dequantised.
         bias: [C'] float, or None.
@@ -45,7 +45,7 @@ def linear_as_gemm(model: ir.Model) -> None:
 
 def _token_layer(node: ir.Node) -> _Layer | None:
     """The layer whose product this node is; None where it is none, or its input or output is float."""
-    if node.op_type != "MatMul" or rank(node.inputs[0]) != 3 or not made_by(node.inputs[0], "DequantizeLinear"):
+    if node.op_type != "MatMul" or (rank(node.inputs[0]) or 0) < 3 or not made_by(node.inputs[0], "DequantizeLinear"):
         return None
     transpose = cast(ir.Value, node.inputs[1]).producer()
     if transpose is None or transpose.op_type != "Transpose" or not made_by(transpose.inputs[0], "DequantizeLinear"):
@@ -69,7 +69,7 @@ def _token_layer(node: ir.Node) -> _Layer | None:
 def _write_gemm(graph: ir.Graph, layer: _Layer) -> None:
     """Reshape → DequantizeLinear → Gemm → QuantizeLinear → Reshape in place of MatMul and Add."""
     old = layer.last.outputs[0]
-    flat = _reshaped(graph, cast(ir.Value, layer.source.inputs[0]), (-1, sizes(layer.source.outputs[0])[2]))
+    flat = _reshaped(graph, cast(ir.Value, layer.source.inputs[0]), (-1, sizes(layer.source.outputs[0])[-1]))
     rows = ir.node("DequantizeLinear", [flat, *layer.source.inputs[1:]])
     operands = [rows.outputs[0], layer.weight, *([layer.bias] if layer.bias is not None else [])]
     gemm = ir.node("Gemm", operands, attributes={"transB": 1})

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from kdedge.quantize.capture import is_dropout
-from kdedge.quantize.rules import rule_of
+from kdedge.quantize.rules import is_dropout, rule_of
 from kdedge.quantize.stored import get_tensor, set_parameter, stored
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
 

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from kdedge.errors import ModelError
 from kdedge.quantize.rewrite import make_quantisable
+from kdedge.quantize.rules import DROPOUTS
 from kdedge.quantize.stored import get_tensor, set_parameter
 
 aten = torch.ops.aten
@@ -53,8 +54,8 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_bat
         model.train(was_training)
     graph_module = unlock(program.module(check_guards=False))
     _own_parameters(graph_module)
-    make_quantisable(graph_module)
     _dropouts_to_modules(graph_module)
+    make_quantisable(graph_module)
     return graph_module
 
 
@@ -113,7 +114,7 @@ def _dropouts_to_modules(graph_module: GraphModule) -> None:
         kind = _DROPOUTS.get(node.target)
         if kind is None:
             continue
-        name = f"dropout.{node.name}"
+        name = f"{DROPOUTS}.{node.name}"
         graph_module.add_submodule(name, kind(p=float(node.args[1])))
         with graph.inserting_before(node):
             call = graph.call_module(name, (node.args[0],))
@@ -121,11 +122,6 @@ def _dropouts_to_modules(graph_module: GraphModule) -> None:
         node.replace_all_uses_with(call)
         graph.erase_node(node)
     graph_module.recompile()
-
-
-def is_dropout(node: Node) -> bool:
-    """Whether the node is one of the dropouts that ``capture`` made."""
-    return node.op == "call_module" and str(node.target).startswith("dropout.")
 
 
 def _foldable(node: Node) -> bool:

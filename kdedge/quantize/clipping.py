@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from kdedge.inputs import MASK
-from kdedge.quantize.capture import is_dropout
 from kdedge.quantize.fake_quantize import ActivationFakeQuantize
+from kdedge.quantize.rules import is_dropout
 
 aten = torch.ops.aten
 

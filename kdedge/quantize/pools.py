@@ -2,7 +2,8 @@
 
 Each rewrite keeps what torch computes; the comments say what a runtime made of the form before:
 
-- an adaptive pool whose windows are all alike is a pool with that window, a pool over the whole map a global one;
+- an adaptive pool whose windows are all alike is a pool with that window, a pool over the whole map a global one (a
+  mean where channels lie last in memory), and a mean over axes of length 1 no pool at all;
 - ``ceil_mode`` that adds no window goes: it keeps litert-torch from the integer kernel, and ONNX's shape inference
   counts a window that starts in the padding, which torch drops;
 - averages over clipped windows (``ceil_mode``, ``count_include_pad=False``) become plain averages of the input padded
@@ -39,11 +40,13 @@ def normalise_pools(graph_module: GraphModule) -> None:
             _max_pool(graph_module, node)
         elif node.target is aten.avg_pool2d.default:
             _avg_pool(graph_module, node)
+        elif node.target is aten.mean.dim:
+            _mean_of_one(graph_module, node)
     graph_module.recompile()
 
 
 def _adaptive(graph_module: GraphModule, node: Node) -> None:
-    """An adaptive pool as the identity, or as a pool with windows of one size; an average over everything stays."""
+    """An adaptive pool as the identity, or as a pool with windows of one size; an average over everything stays one."""
     x = cast(Node, node.args[0])
     averages = node.target is aten.adaptive_avg_pool2d.default
     size, wanted = _map_size(x), _pair(node.args[1])
@@ -51,7 +54,11 @@ def _adaptive(graph_module: GraphModule, node: Node) -> None:
         node.replace_all_uses_with(x)
         graph_module.graph.erase_node(node)
         return
-    if any(before % after for before, after in zip(size, wanted, strict=True)) or (averages and wanted == (1, 1)):
+    if any(before % after for before, after in zip(size, wanted, strict=True)):
+        return
+    if averages and wanted == (1, 1):
+        if not x.meta["val"].is_contiguous():  # behind a permutation torch's ONNX exporter gathers such a pool's result
+            node.target, node.args = aten.mean.dim, (x, [-2, -1], True)
         return
     window = [before // after for before, after in zip(size, wanted, strict=True)]
     if averages:
@@ -65,6 +72,18 @@ def _adaptive(graph_module: GraphModule, node: Node) -> None:
     for left in list(node.users):
         graph_module.graph.erase_node(left)
     graph_module.graph.erase_node(node)
+
+
+def _mean_of_one(graph_module: GraphModule, node: Node) -> None:
+    """litert-torch makes a reshape of such a mean, whose result then has another scale than its input."""
+    x, axes, keeps = cast(Node, node.args[0]), node.args[1], len(node.args) > 2 and node.args[2]
+    if not isinstance(axes, list | tuple) or any(x.meta["val"].shape[axis] != 1 for axis in axes):
+        return
+    if keeps:
+        node.replace_all_uses_with(x)
+        graph_module.graph.erase_node(node)
+    else:
+        node.target, node.args, node.kwargs = aten.squeeze.dims, (x, list(axes)), {}
 
 
 def _max_pool(graph_module: GraphModule, node: Node) -> None:

@@ -16,10 +16,11 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt
 
 from kdedge.errors import BundleError
 from kdedge.quantize.bias import fold_biases, quantise_biases, set_bias_quantize
-from kdedge.quantize.capture import capture, fold_batch_norm, is_dropout, unlock
+from kdedge.quantize.capture import capture, fold_batch_norm, unlock
 from kdedge.quantize.clipping import clip_before_layer_norms
 from kdedge.quantize.fake_quantize import require_calibrated
 from kdedge.quantize.quantizer import EdgeQuantizer
+from kdedge.quantize.rules import is_dropout
 from kdedge.quantize.scales import name_quantisers, quantiser_calls, quantisers, tag_weights
 from kdedge.quantize.stored import fold_factors, stored_value
 from kdedge.quantize.weight_quantize import WeightFakeQuantize

@@ -33,13 +33,13 @@ from torchao.quantization.pt2e.quantizer import (
 )
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from kdedge.quantize.capture import is_dropout
 from kdedge.quantize.fake_quantize import ACTIVATION_QMAX, ACTIVATION_QMIN, ActivationFakeQuantize
 from kdedge.quantize.rules import (
     SOFTMAXES,
     Rule,
     fused_activation,
     input_tensors,
+    is_dropout,
     is_float_tensor,
     rule_of,
     why_float,

@@ -1,6 +1,8 @@
 """Rewrites of a captured graph that leave its meaning and give the runtimes ops they have integer kernels for.
 
 - in-place ops become functional, so that a quantiser between two of them sees what it should;
+- aliases and slices that leave nothing out go, and the other slices are numbered anew: how many torch.export writes
+  depends on whether the batch axis is open, and a state that names other tensors would not load into the other build;
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
   integer kernels everywhere, the two do not;
 - a plain number in an add or a multiplication becomes a stored tensor, which can be quantised, unless a layer's weight
@@ -13,14 +15,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from kdedge.quantize.pools import normalise_pools
-from kdedge.quantize.rules import CLIPS, RULES, rule_of
+from kdedge.quantize.rules import CLIPS, RULES, is_dropout, rule_of
 from kdedge.quantize.stored import move_factors_to_weights, store_constant, store_views, stored
 
 aten = torch.ops.aten
@@ -42,6 +44,7 @@ _IN_PLACE = {
     aten.div_.Tensor: aten.div.Tensor,
 }
 _SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+_MANY = 2**31  # what torch.export writes for the end of an axis of unknown length is more
 _WITH_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
 
@@ -49,6 +52,7 @@ def make_quantisable(graph_module: GraphModule) -> None:
     """Apply every rewrite of this module, in place."""
     for node in graph_module.graph.nodes:
         node.target = _IN_PLACE.get(node.target, node.target)
+    _drop_aliases(graph_module)
     store_views(graph_module)
     move_factors_to_weights(graph_module)
     normalise_pools(graph_module)
@@ -70,6 +74,26 @@ def make_quantisable(graph_module: GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         _free_of_prescribed_scales(graph_module, node)
     graph_module.recompile()
+
+
+def _drop_aliases(graph_module: GraphModule) -> None:
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.alias.default or (node.target is aten.slice.Tensor and _takes_all(node)):
+            _replace(graph_module, node, cast(Node, node.args[0]))
+        elif node.target is aten.slice.Tensor:
+            with graph.inserting_before(node):
+                part = graph.create_node("call_function", node.target, node.args, node.kwargs, name="part")
+            part.meta = node.meta
+            _replace(graph_module, node, part)
+
+
+def _takes_all(node: Node) -> bool:
+    arguments: list[Any] = [*node.args, *(None, 0, None, None, 1)[len(node.args) :]]
+    x, axis, start, end, step = arguments
+    size = x.meta["val"].shape[axis]
+    to_the_end: bool = end is None or (isinstance(end, int) and end >= (size if isinstance(size, int) else _MANY))
+    return to_the_end and (start is None or start == 0) and step == 1
 
 
 def _split_hard_sigmoid(graph_module: GraphModule, node: Node) -> None:
@@ -161,7 +185,7 @@ def _free_of_prescribed_scales(graph_module: GraphModule, node: Node) -> None:
 def _fixed_source(node: Node) -> Node | None:
     """The op of prescribed scale whose values these are, or None."""
     rule = rule_of(node)
-    while rule is not None and rule.kind == "move" and node.target is not aten.cat.default:
+    while is_dropout(node) or (rule is not None and rule.kind == "move" and node.target is not aten.cat.default):
         node = cast(Node, node.args[0])
         rule = rule_of(node)
     return node if rule is not None and rule.fixed is not None else None

@@ -49,15 +49,10 @@ _PRODUCT = Rule(inputs=(0, 1), symmetric=1)
 _MOVE = Rule(kind="move")
 
 
-def _clip(low: float | None, high: float | None) -> Rule:
-    """The rule of a clamp that no kernel before it takes in.
-
-    Its input lies on a grid, and so does what is left of it. A range of its own would round a second time, which ONNX
-    Runtime leaves out (it joins two QuantizeLinear in a row), so that its values would be others than torch's.
-    """
-    return Rule(kind="same", low=low, high=high)
-
-
+# A clamp that no kernel before it takes in: its input lies on a grid, and so does what is left of it. A range of its
+# own would round a second time, which ONNX Runtime leaves out (it joins two QuantizeLinear in a row) and litert-torch
+# too, so that their values would be others than torch's.
+_CLIP = Rule(kind="same")
 RULES: dict[object, Rule] = {
     aten.conv1d.default: _LAYER,
     aten.conv2d.default: _LAYER,
@@ -73,9 +68,9 @@ RULES: dict[object, Rule] = {
     aten.adaptive_avg_pool2d.default: Rule(),
     aten.mean.dim: Rule(),
     aten.avg_pool2d.default: Rule(kind="same"),  # TFLite's kernel wants it
-    aten.relu.default: _clip(0.0, None),
-    aten.relu6.default: _clip(0.0, 6.0),
-    aten.hardtanh.default: _clip(-1.0, 1.0),  # or what its arguments say
+    aten.relu.default: replace(_CLIP, low=0.0),
+    aten.relu6.default: replace(_CLIP, low=0.0, high=6.0),
+    aten.hardtanh.default: _CLIP,  # bounds are its arguments
     aten.hardswish.default: Rule(),
     aten.gelu.default: Rule(),
     aten.softmax.int: Rule(fixed=(1 / 256, -128)),
@@ -109,6 +104,8 @@ _QDQ = (
     torch.ops.quantized_decomposed.dequantize_per_channel.default,
 )
 SOFTMAXES = (aten.softmax.int, aten._softmax.default)
+DROPOUTS = "dropout"
+"""Dropouts live under this name in a captured graph."""
 CLIPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
 
 
@@ -121,9 +118,16 @@ def rule_of(node: Node) -> Rule | None:
     rule = _own_rule(node)
     if rule is None or rule.fixed is not None or rule.kind == "lookup":
         return rule
+    if node.target in CLIPS and rule.high is not None and not _is_only_clipped(node.args[0]):
+        rule = replace(rule, kind="compute")  # on a grid that reaches far beyond the upper bound this would be off
     low, high = _bounds_of_readers(node)
     lows, highs = ([bound for bound in pair if bound is not None] for pair in ((rule.low, low), (rule.high, high)))
     return replace(rule, low=max(lows, default=None), high=min(highs, default=None))
+
+
+def is_dropout(node: Node) -> bool:
+    """Whether the node is one of the dropouts that ``capture`` made."""
+    return node.op == "call_module" and str(node.target).startswith(f"{DROPOUTS}.")
 
 
 def _own_rule(node: Node) -> Rule | None:
@@ -131,7 +135,7 @@ def _own_rule(node: Node) -> Rule | None:
     if rule is not None and node.target is aten.hardtanh.default:
         low = float(node.args[1]) if len(node.args) > 1 else -1.0  # type: ignore[arg-type]
         high = float(node.args[2]) if len(node.args) > 2 else 1.0  # type: ignore[arg-type]
-        return _clip(low, high)
+        return replace(rule, low=low, high=high)
     return rule
 
 
@@ -142,7 +146,7 @@ def _bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
         rule = _own_rule(user)
         if rule is not None and user.target in CLIPS:
             ranges.append((rule.low, rule.high))
-        elif rule is not None and rule.kind == "move":
+        elif (rule is not None and rule.kind == "move") or is_dropout(user):
             ranges.append(_bounds_of_readers(user))
         else:
             return None, None
@@ -151,6 +155,16 @@ def _bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
         None if not lows or None in lows else min(low for low in lows if low is not None),
         None if not highs or None in highs else max(high for high in highs if high is not None),
     )
+
+
+def _is_only_clipped(argument: object) -> bool:
+    """Whether nothing reads these values, or those that they are copies of, but what clips them."""
+    if not isinstance(argument, Node):
+        return False
+    rule = _own_rule(argument)
+    if (rule is not None and rule.kind == "move") or is_dropout(argument):
+        return all(_is_only_clipped(item) for item in argument.all_input_nodes if is_float_tensor(item))
+    return _bounds_of_readers(argument) != (None, None)
 
 
 def fused_activation(node: Node) -> Node | None:

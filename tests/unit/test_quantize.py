@@ -82,14 +82,15 @@ def test_relu6_range_starts_at_qmin_and_ends_inside_six() -> None:
         assert q.zero_point == (-128,) and torch.tensor(q.scale[0]) * 255 <= 6.0
 
 
+@pytest.mark.parametrize("name", ["gate", "channels_last"])
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_state_loads_into_either_build_and_resumes_exactly(dynamic: bool) -> None:
-    net = small_nets.build("gate")
+def test_state_loads_into_either_build_and_resumes_exactly(dynamic: bool, name: str) -> None:
+    net = small_nets.build(name)
     prepared = prepared_of(net)
     state = quantize.quantised_state(prepared)
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
     other = quantize.prepare_qat(
-        small_nets.build("gate", seed=7), (EXAMPLE[0][: 2 if dynamic else 1],), dynamic_batch=dynamic
+        small_nets.build(name, seed=7), (EXAMPLE[0][: 2 if dynamic else 1],), dynamic_batch=dynamic
     )
     quantize.load_quantised_state(other, state)
     x = BATCHES[1][0][:1]

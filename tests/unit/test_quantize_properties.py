@@ -1,0 +1,110 @@
+"""Random nets: training, conversion, the file and the runtime compute one and the same integer program.
+
+``make test`` draws a hundred nets, always the same ones, ten at a time (``tests/both_runtimes.py`` says why) and all of
+them through both runtimes; ``make nightly`` draws three thousand new ones. Left out are the nets of which some tensor
+is zero throughout, about one in ten: what their kernels refuse is said there too.
+
+How far a runtime may depart from torch's int8 program. Every kernel computes on the same integers, and its exact result
+is rounded once; where that is a tie (averages of an even count above all, products and sums whose scales divide each
+other) or within float32's error of one, torch, ONNX Runtime and LiteRT round to either side. So a tensor is at most a
+step off where it is made, and only in few of its values. What that does to the outputs depends on the net behind it: a
+difference of two like tensors enlarges it a hundredfold. It is therefore measured on the net itself (``reach``):
+torch's program with one tensor after the other a step up, down, or either at random, and the changes of the outputs
+added up.
+
+- The largest difference is at most that sum, in steps of the output.
+- The mean difference is at most ``SHARE`` of it; all of it where some tensor takes so few values (``FEW``) that all of
+  them may tie, as constants do.
+
+Known to be within that, and named: HardSwish of LiteRT takes two roundings more (one value in a thousand a step off).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from kdedge import quantize
+from tests import both_runtimes, random_nets
+from tests.both_runtimes import Array, Ran
+from tests.random_nets import Net
+from torch.fx import GraphModule
+
+BATCH = 10
+SHARE = 0.1
+# Ops that ONNX Runtime computes in float on a CPU whatever stands around them (docs/toolchain.md).
+WITHOUT_INTEGER_KERNEL = {"Gelu", "Tanh", "HardSwish"}
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+# What fails names its net, one of ten: shrinking the ten would take minutes and say no more.
+EVERY_TIME = settings(
+    max_examples=10, derandomize=True, database=None, deadline=None, suppress_health_check=SLOW, phases=[Phase.generate]
+)
+EVERY_NIGHT = settings(EVERY_TIME, max_examples=300, derandomize=False)
+KNOWN = st.lists(random_nets.nets(), min_size=BATCH, max_size=BATCH)
+
+
+def check(drawn: list[Net]) -> None:
+    """All that is promised of nets of known ops."""
+    nets = both_runtimes.without_dead_tensors(drawn)
+    if not nets:
+        return
+    prepared = both_runtimes.calibrated(nets)
+    program = quantize.convert(prepared)
+    single = quantize.convert(both_runtimes.fixed_batch(nets, prepared))
+    samples = both_runtimes.inputs(nets)
+    with torch.no_grad():
+        trained, expected = prepared(*samples), program(*samples)
+        first, of_single = (module(*(x[:1] for x in samples)) for module in (program, single))
+    for net, *pair in zip(nets, trained, expected, strict=True):
+        assert torch.equal(*pair), f"conversion changes {net}"
+    for net, *pair in zip(nets, first, of_single, strict=True):
+        assert torch.equal(*pair), f"with a batch of one it is another program: {net}"
+    assert stored(program) == stored(single)
+    assert quantize.float_ops(program) == []
+
+    arrays = [x.numpy() for x in samples]
+    in_onnx = both_runtimes.in_onnx_runtime(program, nets, arrays)
+    assert [op for op in in_onnx.float_ops if op.split()[0] not in WITHOUT_INTEGER_KERNEL] == []
+    in_litert = both_runtimes.in_litert(single, nets, arrays)
+    assert in_litert.float_ops == []
+    for name, ran in (("ONNX Runtime", in_onnx), ("LiteRT", in_litert)):
+        agrees(name, ran, nets, program, [y.numpy() for y in expected])
+
+
+def stored(program: GraphModule) -> dict[str, bytes]:
+    """Every scale, zero point and integer weight."""
+    tensors = {name: value.numpy().tobytes() for name, value in program.state_dict().items()}
+    return tensors | {q.name: repr(q).encode() for q in quantize.qparams(program)}
+
+
+def agrees(name: str, ran: Ran, nets: list[Net], program: GraphModule, expected: list[Array]) -> None:
+    """The runtime's outputs lie within what the module's docstring allows."""
+    steps = both_runtimes.output_steps(program, expected)
+    for net, step, ours, theirs in zip(nets, steps, expected, ran.outputs, strict=True):
+        assert theirs.shape == ours.shape, f"{name}: {theirs.shape}, not {ours.shape}, from {net}"
+        difference = np.abs(theirs.astype(np.float64) - ours) / step
+        if not difference.max() > 0.01:
+            continue
+        largest, mean, all_may_tie = both_runtimes.reach(net)
+        share = 1.0 if all_may_tie else SHARE
+        assert difference.max() <= largest, f"{name} is {difference.max():.1f} steps off, {largest:.1f} allowed: {net}"
+        assert difference.mean() <= share * mean, (
+            f"{name} is {difference.mean():.3f} steps off on average, {share * mean:.3f} allowed: {net}"
+        )
+
+
+@EVERY_TIME
+@given(KNOWN)
+def test_a_hundred_random_nets_compute_the_same_everywhere(nets: list[Net]) -> None:
+    check(nets)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(4 * 3600)
+@EVERY_NIGHT
+@given(KNOWN)
+def test_three_thousand_random_nets_compute_the_same_everywhere(nets: list[Net]) -> None:
+    check(nets)
