@@ -97,7 +97,7 @@ def bench_student(
             "role": role,
         },
         versions={"kdedge": __version__},
-        accuracy=bundle.manifest["metrics"].get(role),
+        accuracy=bundle.manifest.get("metrics", {}).get(role),
     )
     write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
     return record

@@ -125,7 +125,7 @@ EXPLAINED_SAMPLES = (4, 256)
 
 def warn_of_loss(bundle: Bundle, precision: str) -> None:
     """Say where quantising cost more of the deciding figure than the recipe tolerates; export goes on all the same."""
-    metrics = bundle.manifest["metrics"] if precision == "int8" and bundle.calibration is None else {}
+    metrics = bundle.manifest.get("metrics", {}) if precision == "int8" and bundle.calibration is None else {}
     _warn(bundle, metrics.get("student_int8"), metrics.get("student_float"))
 
 
