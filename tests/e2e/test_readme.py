@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(demo_run: Path) -> Path:
-    """Where the commands run: `runs/demo` is there, as after `make demo`."""
-    return demo_run.parents[1]
+def folder(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run: `runs/demo` is there, as after `make demo`: a copy, for its own tests look at it."""
+    place = tmp_path_factory.mktemp("readme")
+    shutil.copytree(demo_run, place / "runs" / "demo")
+    return place
 
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
