@@ -8,6 +8,7 @@ with its 95% interval by bootstrap, n, sizes, and the medians in milliseconds, w
 `--profile` adds ONNX Runtime's own account of the kernels of both int8 files.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/int8_latency.py [--rounds 60] [--nets mobilenet-224 mobilenet-32 distilbert]
+     [--folder KEPT] [--profile]
 """
 
 from __future__ import annotations
@@ -79,22 +80,25 @@ def distilbert(folder: Path) -> tuple[Bundle, list[peers.Inputs]]:
 
 
 def files(name: str, folder: Path) -> dict[str, dict[str, Path]]:
-    """Format -> who made it -> file."""
-    bundle, samples = distilbert(folder) if name == "distilbert" else mobilenet(int(name[10:]), folder)
-    made: dict[str, dict[str, Path]] = {}
-    for kind in ("onnx", "tflite"):
-        paths = {who: folder / f"{who.replace(' ', '-')}.{kind}" for who in ("ours", "float32")}
-        export(bundle, kind, samples=None, out=paths["ours"])
-        export(bundle, kind, precision="float32", samples=None, out=paths["float32"])
-        made[kind] = paths
-    made["onnx"]["ORT static"] = folder / "ort-static.onnx"
-    peers.onnxruntime_static(made["onnx"]["float32"], samples, made["onnx"]["ORT static"])
-    if name == "distilbert":
-        made["onnx"]["ORT dynamic"] = folder / "ort-dynamic.onnx"
-        peers.onnxruntime_dynamic(made["onnx"]["float32"], made["onnx"]["ORT dynamic"])
+    """Format -> who made it -> file; what is in the folder already is taken."""
+    peer = {"onnx": ["ORT static", *(["ORT dynamic"] if name == "distilbert" else [])], "tflite": ["ai-edge static"]}
+    made = {
+        kind: {who: folder / f"{name}-{who.replace(' ', '-')}.{kind}" for who in ("ours", "float32", *others)}
+        for kind, others in peer.items()
+    }
+    if all(path.exists() for paths in made.values() for path in paths.values()):
+        return made
+    with tempfile.TemporaryDirectory() as place:
+        bundle, samples = distilbert(Path(place)) if name == "distilbert" else mobilenet(int(name[10:]), Path(place))
+        for kind, paths in made.items():
+            export(bundle, kind, samples=None, out=paths["ours"])
+            export(bundle, kind, precision="float32", samples=None, out=paths["float32"])
+    onnx, tflite = made["onnx"], made["tflite"]
+    peers.onnxruntime_static(onnx["float32"], samples, onnx["ORT static"])
+    if "ORT dynamic" in onnx:
+        peers.onnxruntime_dynamic(onnx["float32"], onnx["ORT dynamic"])
     nhwc = [{key: v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for key, v in row.items()} for row in samples]
-    made["tflite"]["ai-edge static"] = folder / "ai-edge-static.tflite"
-    peers.ai_edge_static(made["tflite"]["float32"], nhwc, made["tflite"]["ai-edge static"])
+    peers.ai_edge_static(tflite["float32"], nhwc, tflite["ai-edge static"])
     return made
 
 
@@ -168,13 +172,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where the files are kept, to measure them again")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     print(f"{platform.machine()}, Python {platform.python_version()}, 1 thread, {options.rounds} rounds")
-    for name in options.nets:
-        with tempfile.TemporaryDirectory() as place:
-            for kind, paths in files(name, Path(place)).items():
+    with tempfile.TemporaryDirectory() as place:
+        folder = options.folder or Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in options.nets:
+            for kind, paths in files(name, folder).items():
                 report(name, kind, paths, options.rounds)
                 if options.profile and kind == "onnx":
                     for who in ("ours", "ORT static"):

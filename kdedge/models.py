@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import itertools
 import math
@@ -60,10 +61,17 @@ def _mobilenet_v2(classes: int, shape: Shape, *, stem: Stem, width: float, dropo
 
 
 def _mobilenet_v3(build: Callable[..., nn.Module], strided_block: int) -> Builder:
-    """MobileNetV3 (Howard et al. 2019); the first strided block keeps its resolution in the small-image stems."""
+    """MobileNetV3 (Howard et al. 2019); the first strided block keeps its resolution in the small-image stems.
+
+    Its batch norms average with torch's usual momentum of 0.1 and not torchvision's 0.01, which takes thousands of
+    steps to forget where it began: after 270 steps on the digits a net that knew 0.99 of its training images knew 0.10
+    of others.
+    """
+    norm = functools.partial(nn.BatchNorm2d, eps=0.001)
 
     def builder(classes: int, shape: Shape, *, stem: Stem, width: float, dropout: float | None) -> nn.Module:
-        net = build(num_classes=classes, width_mult=width, dropout=0.2 if dropout is None else dropout)
+        rate = 0.2 if dropout is None else dropout
+        net = build(num_classes=classes, width_mult=width, dropout=rate, norm_layer=norm)
         features = cast(nn.Sequential, net.features)
         _first_conv(cast(nn.Sequential, features[0]), shape[0], 1 if stem == "cifar" else 2)
         if stem != "imagenet":
