@@ -49,10 +49,11 @@ def _advice(root: Path, reasons: Dict[str, str]) -> str:
         return f"{model}: {reasons['pi5-pmic']}"
     if "raspberry pi" in model.lower():
         return (
-            f"{model} has no power sensor of its own: an INA219 or INA226 on I2C with the kernel's ina2xx driver, "
-            "or a USB power meter, would measure it"
+            f"{model} has no power sensor of its own: an INA219 or INA226 on I2C with the kernel's ina2xx driver "
+            "would measure it, or a wall or USB meter that the host reads (kdedge bench --meter)"
         )
     present = [reason for reason in reasons.values() if not reason.startswith("no ")]
     return "; ".join(present) or (
-        "no power sensor is here that kdedge can read (INA3221, INA238, INA219/226 by hwmon, a Pi 5's PMIC, RAPL)"
+        "no power sensor is here that kdedge can read (INA3221, INA238, INA219/226 by hwmon, a Pi 5's PMIC, RAPL); "
+        "a wall or USB meter can be read on the host (kdedge bench --meter)"
     )

@@ -30,7 +30,7 @@ MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_SAMPLES = 1000000
 """Latencies of one run; more would not fit into a message, and no statistic gains by more."""
 FORMATS = ("onnx", "tflite")
-REQUESTS = ("facts", "probe", "measure", "score", "remove", "bye")
+REQUESTS = ("facts", "probe", "measure", "score", "remove", "clock", "bye")
 REPLIES = ("hello", "progress", "result", "error")
 VERDICTS = ("steady", "drifting", "throttled", "undervoltage", "noisy")
 
@@ -143,6 +143,8 @@ class RunRequest:
         power: Measure power if a source is there.
         power_window_s: At least so long a window for power; the agent makes it longer for slow sensors.
         idle_s: Seconds of idle before and after the power window.
+        external_meter: A meter on the host reads the power: hold the windows, read no source here, and answer with
+            the windows' bounds.
         seed: Of the random input where no samples are given.
     """
 
@@ -157,6 +159,7 @@ class RunRequest:
     power: bool = True
     power_window_s: float = 10.0
     idle_s: float = 2.0
+    external_meter: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -259,7 +262,8 @@ class RunRecord:
         power_w: Mean watts of the window under load, or None.
         energy_j_per_inference: Gross joules per inference, or None.
         power: source, covers, period_s, window_s, inferences, rails_w, load_w, idle_before_w, idle_after_w,
-            idle_drift_w, gross_, net_ and net_error_j_per_inference, samples [[s, W]]; None where no source is.
+            idle_drift_w, gross_, net_ and net_error_j_per_inference, samples [[s, W]]; None where no source is. Of a
+            meter on the host also meter, clock, windows_s, and the figures' 95% intervals (``*_ci95``).
         accuracy: n, accuracy, f1_macro of the artifact on the device; None where not asked for.
         unmeasured: quantity -> reason, for every null above.
         facts: What the agent saw of the device; before, after and (once a second) during the timing.

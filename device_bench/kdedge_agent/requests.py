@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -118,7 +119,13 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     latency, unmeasured = statistics.latency_summary(timed["samples"], timed["warmup_samples"])
     latency.update({key: timed[key] for key in ("warmup_steady", "warmup_rule", "preempted")})
     unmeasured.update(timed["unmeasured"])
-    powered = _power(desk, asked, unmeasured)
+    powered: Optional[Dict[str, Any]] = None
+    windows: Optional[Dict[str, Any]] = None
+    if asked.power and asked.external_meter:
+        windows = asdict(_windows(desk, asked, asked.power_window_s))
+        unmeasured["power_w"] = unmeasured["energy_j_per_inference"] = "left to the meter on the host"
+    else:
+        powered = _power(desk, asked, unmeasured)
     return {
         "artifact_sha256": asked.artifact_sha256,
         "artifact_size_bytes": size,
@@ -134,6 +141,7 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
         "power_w": powered["load_w"] if powered else None,
         "energy_j_per_inference": powered["gross_j_per_inference"] if powered else None,
         "power": powered,
+        "power_windows": windows,
         "unmeasured": unmeasured,
         "facts": {**device, "before": before, "after": after, "during": during},
         "verdict": word,
@@ -170,13 +178,9 @@ def _power(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optiona
     sampler = energy.Sampler(source)
     sampler.start()
     try:
-        idle_before = _idle(desk, asked.idle_s, "idle before")
-        loaded = _load(desk, energy.window_s(asked.power_window_s, source.period_s))
-        idle_after = _idle(desk, asked.idle_s, "idle after")
+        windows = _windows(desk, asked, energy.window_s(asked.power_window_s, source.period_s))
     finally:
         samples = sampler.stop()
-    bounds = (float(loaded["begin_s"]), float(loaded["end_s"]))
-    windows = energy.Windows(idle_before, bounds, idle_after, int(loaded["inferences"]))
     powered = energy.account(source, samples, windows)
     powered["failed_readings"] = len(sampler.failures)
     reasons = powered.pop("reasons")
@@ -187,6 +191,15 @@ def _power(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optiona
             unmeasured[name] = reasons[key]
     unmeasured.update({f"power.{key}": reason for key, reason in reasons.items()})
     return powered
+
+
+def _windows(desk: Desk, asked: RunRequest, load_s: float) -> energy.Windows:
+    """Idle, load, idle; their bounds on this machine's monotonic clock."""
+    idle_before = _idle(desk, asked.idle_s, "idle before")
+    loaded = _load(desk, load_s)
+    idle_after = _idle(desk, asked.idle_s, "idle after")
+    bounds = (float(loaded["begin_s"]), float(loaded["end_s"]))
+    return energy.Windows(idle_before, bounds, idle_after, int(loaded["inferences"]))
 
 
 def _idle(desk: Desk, seconds: float, phase: str) -> Tuple[float, float]:

@@ -167,19 +167,29 @@ def _answer_remove(paths: object) -> Dict[str, Any]:
 
 def _answer(desk: Desk, message: Mapping[str, Any]) -> Dict[str, Any]:
     """The result of one request; the modules that measure are imported when first needed."""
-    from kdedge_agent import requests
-
     kind = message["type"]
+    if kind == "clock":
+        return {"clock_s": time.monotonic()}
     if kind == "facts":
         return _answer_facts()
     if kind == "remove":
         return _answer_remove(message["paths"])
+    from kdedge_agent import requests
+
     if kind == "probe":
         return {"runtimes": requests.probe(desk)}
     return (requests.measure if kind == "measure" else requests.score)(desk, message["request"])
 
 
-_KEYS = {"facts": (), "probe": (), "measure": ("request",), "score": ("request",), "remove": ("paths",), "bye": ()}
+_KEYS = {
+    "facts": (),
+    "probe": (),
+    "measure": ("request",),
+    "score": ("request",),
+    "remove": ("paths",),
+    "clock": (),
+    "bye": (),
+}
 
 
 def _parse(line: Optional[bytes]) -> Dict[str, Any]:

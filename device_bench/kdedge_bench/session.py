@@ -26,6 +26,7 @@ from kdedge_bench.artifact_file import ArtifactFile, check_artifact
 from kdedge_bench.channel import Message
 from kdedge_bench.devices import Device, get_device
 from kdedge_bench.faults import device_write_failure
+from kdedge_bench.metering import Metering, metering
 from kdedge_bench.process import Transport
 from kdedge_bench.remote import Ground
 from kdedge_bench.scoring import Ready, score
@@ -34,6 +35,7 @@ from kdedge_bench.transport import ensure_agent, open_transport
 from kdedge_bench.validate import checked_record, not_a_result
 
 if TYPE_CHECKING:
+    from kdedge_bench.meters import Meter
     from kdedge_bench.scoring import AccuracyData
 
 
@@ -64,6 +66,8 @@ def bench(
     repetitions: int = 200,
     min_duration_s: float = 1.0,
     power: bool = True,
+    meter: Meter | str | None = None,
+    meter_accuracy: float | None = None,
     accuracy_data: AccuracyData | None = None,
     artifact_info: Mapping[str, Any] | None = None,
     out_dir: Path | str = Path("runs/bench"),
@@ -80,6 +84,9 @@ def bench(
         repetitions: At least so many timed inferences.
         min_duration_s: Go on timing until so many seconds are measured.
         power: Measure power where the device has a source.
+        meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``scpi:PORT``, or one of
+            your own (``kdedge_bench.meters.Meter``). Its figures stand in place of the device's own source.
+        meter_accuracy: What the meter's maker states, as a share of the reading; 0.01 is ±1%.
         accuracy_data: (images float32 [N,C,H,W], preprocessed; labels int [N]), or an iterator of such pairs;
             scored by the device's own kernels.
         artifact_info: What is known about the artifact (``precision``, ``model``, …), kept in the record.
@@ -103,9 +110,12 @@ def bench(
     )
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)
-    with prepared(where, checked, tell, accept_new_host_key=accept_new_host_key) as ready:
-        request = replace(wish, artifact=ready.artifact_path)
-        answer = _measure(ready, request, tell)
+    with (
+        _metering(meter, meter_accuracy, power, where, tell) as metered,
+        prepared(where, checked, tell, accept_new_host_key=accept_new_host_key) as ready,
+    ):
+        request = replace(wish, artifact=ready.artifact_path, **(metered.wishes() if metered else {}))
+        answer = _measured(ready, request, tell, metered)
         accuracy = None
         if accuracy_data is not None:
             accuracy = score(
@@ -117,6 +127,22 @@ def bench(
     record = _record(answer, accuracy, checked, where, created_at=created_at, info=artifact_info or {})
     write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
     return record
+
+
+def _metering(
+    meter: Meter | str | None, accuracy: float | None, power: bool, device: Device, tell: OnProgress
+) -> contextlib.AbstractContextManager[Metering | None]:
+    if meter is None:
+        return contextlib.nullcontext()
+    if not power:
+        raise UserError("a meter was named, and power was not asked for", cure="Leave one of the two out")
+    return metering(meter, device, accuracy=accuracy, tell=lambda text: tell(Progress("connect", None, text)))
+
+
+def _measured(ready: Ready, request: RunRequest, tell: OnProgress, metered: Metering | None) -> Message:
+    if metered is None:
+        return _measure(ready, request, tell)
+    return metered.measured(ready.agent, lambda: _measure(ready, request, tell))
 
 
 def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:

@@ -33,6 +33,14 @@ def bench(
         str, typer.Option("--precision", help="Of a bundle's student in torch: float32 or int8.")
     ] = "float32",
     power: Annotated[bool, typer.Option("--power/--no-power", help="Measure power where a source is.")] = True,
+    meter: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--meter", metavar="SPEC", help="A power meter read here: csv:FILE, stdin, kasa:HOST, scpi:PORT."),
+    ] = None,
+    meter_accuracy: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--meter-accuracy", metavar="SHARE", help="Its maker's, as a share of the reading: 0.01 is ±1%."),
+    ] = None,
     accuracy_data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--accuracy-data", metavar="D", help="Score this data set with the device's own kernels."),
@@ -53,6 +61,7 @@ def bench(
             artifact,
             device,
             precision,
+            meter=meter,
             threads=threads,
             repetitions=repetitions,
             min_duration_s=min_duration_s,
@@ -63,8 +72,8 @@ def bench(
     with output.libraries_on_stderr():
         record = measure(
             artifact, device=device, threads=threads, runtime=runtime, repetitions=repetitions,
-            min_duration_s=min_duration_s, power=power, accuracy_data=accuracy_data, split=split, out=out,
-            accept_new_host_key=accept_new_host_key,
+            min_duration_s=min_duration_s, power=power, meter=meter, meter_accuracy=meter_accuracy,
+            accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key,
         )  # fmt: skip
     _finish(record, out, as_json)
 
@@ -76,7 +85,9 @@ def _finish(record: RunRecord, out: Path, as_json: bool) -> None:
         _show(record, out / f"{record.run_id}.json")
 
 
-def _student(path: Path, device: str, precision: str, *, threads: int, repetitions: int, **wishes: Any) -> RunRecord:
+def _student(
+    path: Path, device: str, precision: str, *, meter: str | None, threads: int, repetitions: int, **wishes: Any
+) -> RunRecord:
     from kdedge.bundle import Bundle
     from kdedge.errors import UserError
     from kdedge_bench.torch_student import bench_student
@@ -85,6 +96,8 @@ def _student(path: Path, device: str, precision: str, *, threads: int, repetitio
         raise UserError(
             "a bundle is measured in torch, on this machine only", where=path, cure="Export it, and bench the artifact"
         )
+    if meter is not None:
+        raise UserError("a meter reads along with artifacts only", where=path, cure="Export it, and bench the artifact")
     out = wishes.pop("out")
     return bench_student(Bundle.load(path), precision, threads=threads, repetitions=repetitions, out_dir=out, **wishes)
 
@@ -192,7 +205,9 @@ def _show(record: RunRecord, path: Path) -> None:
         f"memory       peak {amount(memory.get('peak'), 'memory_bytes.peak', 1e-6, 'MB')}, "
         f"steady {amount(memory.get('steady'), 'memory_bytes.steady', 1e-6, 'MB')}"
     )
-    output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}")
+    power = record.power or {}
+    source = f" ({power['source']}: {power['covers']})" if record.power_w is not None and "covers" in power else ""
+    output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}{source}")
     if record.energy_j_per_inference is not None:
         output.result(f"energy       {record.energy_j_per_inference * 1e3:.4f} mJ per inference (gross)")
     if record.accuracy is not None:

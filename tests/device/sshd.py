@@ -137,13 +137,16 @@ class Sshd:
         self.process.wait(10)
 
 
-def start_sshd(folder: Path, *, home: Path | None = None, path: str | None = None) -> Sshd:
+def start_sshd(
+    folder: Path, *, home: Path | None = None, path: str | None = None, environment: dict[str, str] | None = None
+) -> Sshd:
     """Start a server whose keys, configuration and (unless given) home folder lie in ``folder``.
 
     Args:
         folder: Absolute; made here.
         home: HOME on the device.
         path: PATH on the device; by default this Python's folder comes first.
+        environment: More variables of the device.
     """
     program = sshd_program()
     if os.geteuid() == 0:
@@ -154,8 +157,8 @@ def start_sshd(folder: Path, *, home: Path | None = None, path: str | None = Non
     for name in ("host_key", "user_key"):
         make_key(folder / name)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
-    environment = {"HOME": str(home), "PATH": path or f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    environment["OMP_NUM_THREADS"] = "1"
+    default = {"HOME": str(home), "PATH": path or f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    environment = {**default, "OMP_NUM_THREADS": "1", **(environment or {})}
     port = free_port()
     words = " ".join(
         '"' + f"{key}={value}".replace("\\", "\\\\").replace('"', '\\"') + '"' for key, value in environment.items()
