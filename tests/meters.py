@@ -82,7 +82,7 @@ class Plug:
     """So many of the next connections are closed instead of answered."""
 
     def reply(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Each command of each module answered, as the plug does it: python-kasa reads this plug, too."""
+        """Each command of each module answered for itself, as a plug does it."""
         now = self.watts(time.monotonic())
         figures: dict[str, Any] = {"voltage": 230.1, "current": now / 230.1, "power": now, "total": 1.5}
         if self.in_milliwatts:
@@ -90,7 +90,15 @@ class Plug:
             figures = {key: round(value) for key, value in milli.items()}
         system = {"model": self.model, "feature": self.feature, "alias": "board", "relay_state": 1}
         known = {
-            "get_sysinfo": {**system, "deviceId": "80", "type": "IOT.SMARTPLUGSWITCH", "err_code": 0},
+            "get_sysinfo": {
+                **system,
+                "deviceId": "80",
+                "type": "IOT.SMARTPLUGSWITCH",
+                "sw_ver": "1.5.6 Build 1",
+                "hw_ver": "4.0",
+                "mac": "00:00:00:00:00:01",
+                "err_code": 0,
+            },
             "get_realtime": {**figures, "err_code": 0},
         }
         unknown = {"err_code": -1, "err_msg": "module not support"}

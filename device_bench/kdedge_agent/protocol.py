@@ -263,7 +263,7 @@ class RunRecord:
         energy_j_per_inference: Gross joules per inference, or None.
         power: source, covers, period_s, window_s, inferences, rails_w, load_w, idle_before_w, idle_after_w,
             idle_drift_w, gross_, net_ and net_error_j_per_inference, samples [[s, W]]; None where no source is. Of a
-            meter on the host also meter, clock, windows_s, and the figures' 95% intervals (``*_ci95``).
+            meter on the host also meter, clock, windows_s, error_j, and the figures' 95% intervals (``*_ci95``).
         accuracy: n, accuracy, f1_macro of the artifact on the device; None where not asked for.
         unmeasured: quantity -> reason, for every null above.
         facts: What the agent saw of the device; before, after and (once a second) during the timing.

@@ -152,7 +152,12 @@ def _power(facts: Mapping[str, Any]) -> Check:
     if isinstance(source, dict):
         return Check("power", True, one_line(f"{source.get('name')}: {source.get('covers')}"))
     reason = one_line(str(facts.get("power_reason") or "no power source"))
-    return Check("power", None, reason, "Energy will be reported as not measured")
+    return Check(
+        "power",
+        None,
+        reason,
+        "Energy then needs a meter that this machine reads (kdedge bench --meter)",
+    )
 
 
 def _governor(facts: Mapping[str, Any]) -> Check:

@@ -109,12 +109,17 @@ def ci95(
 ) -> dict[str, list[float]]:
     """Intervals of the figures that are there: ``load_w_ci95``, ``gross_`` and ``net_j_per_inference_ci95``."""
     window_s, count = power["window_s"], power["inferences"]
-    found = {"load_w_ci95": _around(power["load_w"], budget.total / window_s)}
-    found["gross_j_per_inference_ci95"] = _around(power["gross_j_per_inference"], budget.total / count)
-    if power["net_j_per_inference"] is not None:
+    load_w, gross_j = power["load_w"], power["gross_j_per_inference"]
+    half_w, half_j = budget.total / window_s, budget.total / count
+    found = {
+        "load_w_ci95": [max(0.0, load_w - half_w), load_w + half_w],
+        "gross_j_per_inference_ci95": [max(0.0, gross_j - half_j), gross_j + half_j],
+    }
+    net_j = power["net_j_per_inference"]
+    if net_j is not None:
         idle_w = sum(mean_error_w(readings, bounds) for bounds in (windows.idle_before, windows.idle_after)) / 2
-        half = budget.total / count + idle_w * window_s / count + power["net_error_j_per_inference"]
-        found["net_j_per_inference_ci95"] = _around(power["net_j_per_inference"], half)
+        half_j += idle_w * window_s / count + power["net_error_j_per_inference"]
+        found["net_j_per_inference_ci95"] = [net_j - half_j, net_j + half_j]
     return found
 
 
@@ -145,7 +150,3 @@ def _gaps(readings: Sequence[Point], bounds: Bounds) -> list[float]:
 def _gap_at(readings: Sequence[Point], moment: float) -> float:
     """Seconds between the readings before and after a moment that lies among them."""
     return next((b - a for (a, _), (b, _) in pairwise(readings) if a <= moment <= b), 0.0)
-
-
-def _around(value: float, half: float) -> list[float]:
-    return [max(0.0, value - half), value + half]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import zipapp
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,6 +397,43 @@ def test_a_line_longer_than_a_message_is_refused_and_the_next_one_read(agent: Ag
     assert (answer["type"], answer["kind"]) == ("error", "protocol")
     assert "longer" in answer["message"]
     assert agent.ask({"type": "facts"})["type"] == "result"
+
+
+def test_the_clock_is_the_monotonic_one(agent: AgentProcess) -> None:
+    before = time.monotonic()
+    answer = agent.ask({"type": "clock", "id": 3})
+    assert (answer["type"], answer["of"], answer["id"]) == ("result", "clock", 3)
+    assert before <= answer["clock_s"] <= time.monotonic()
+    assert agent.ask({"type": "clock", "zone": "UTC"})["kind"] == "protocol"
+
+
+def test_windows_are_held_and_stamped_for_a_meter_on_the_host(tmp_path: Path, onnx_model: Path) -> None:
+    """Although this board has a source of its own, which is left alone."""
+    path = os.pathsep.join([str(SYSFS / "pi5" / "usr" / "bin"), os.environ["PATH"]])
+    request = run_request(onnx_model, power=True, power_window_s=1.0, idle_s=0.5, external_meter=True)
+    with AgentProcess(tmp_path, environment={"PATH": path}) as agent:
+        before = time.monotonic()
+        answer = agent.ask({"type": "measure", "request": request})
+        after = time.monotonic()
+    assert answer["type"] == "result", answer
+    assert answer["power"] is answer["power_w"] is answer["energy_j_per_inference"] is None
+    assert answer["unmeasured"]["power_w"] == "left to the meter on the host"
+    windows = answer["power_windows"]
+    bounds = [*windows["idle_before"], *windows["load"], *windows["idle_after"]]
+    assert bounds == sorted(bounds)
+    assert before < bounds[0] and bounds[-1] < after
+    assert windows["load"][1] - windows["load"][0] >= 1.0
+    assert windows["idle_before"][1] - windows["idle_before"][0] >= 0.5
+    assert windows["inferences"] > 0
+
+
+def test_no_windows_are_held_without_a_meter_or_where_power_is_not_asked_for(
+    agent: AgentProcess, onnx_model: Path
+) -> None:
+    for wishes in ({"external_meter": True, "power": False}, {"external_meter": False, "power": False}):
+        answer = agent.ask({"type": "measure", "request": run_request(onnx_model, **wishes)})
+        assert answer["power_windows"] is None
+        assert answer["unmeasured"]["power_w"] == "not asked for"
 
 
 def test_power_from_a_boards_tool_becomes_joules(tmp_path: Path, onnx_model: Path) -> None:

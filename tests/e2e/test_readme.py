@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-COMMANDS = [line for line in LINES if line.startswith("kdedge ")]
+WITH_METER = [line for line in LINES if "--meter" in line]
+COMMANDS = [line for line in LINES if line.startswith("kdedge ") and line not in WITH_METER]
 # Long trainings run with the same words and few epochs; what they reach is measured, or tested elsewhere.
 SHORTENED = {
     "cifar10-cpu": [
@@ -90,6 +92,42 @@ def test_the_commands_of_a_device(folder: Path, tmp_path: Path) -> None:
                 KDEDGE_SSH_OPTIONS=f"-F {shlex.quote(str(config))}",
             )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("line", WITH_METER)
+def test_a_command_with_a_meter(line: str, folder: Path, tmp_path: Path) -> None:
+    """Against a real SSH server; plug, instrument and logger are those of tests/meters.py."""
+    from tests.device.sshd import start_sshd
+    from tests.meters import Plug, logger, running_plug, scpi_instrument
+
+    server = start_sshd(tmp_path / "board")
+    (folder / "log-watts").write_text("#!/bin/sh\nwhile sleep 0.1; do echo $(date +%s.%N),3.5; done\n")
+    (folder / "log-watts").chmod(0o755)
+    answers = {"*IDN?": "ACME,M1,1,1", "MEAS:POW?": "3.5"}
+    try:
+        with contextlib.ExitStack() as meters:
+            if "kasa:" in line:
+                plug = meters.enter_context(running_plug(Plug(lambda _: 3.5)))
+                line = line.replace("192.168.1.20", f"127.0.0.1:{plug.port}")
+            elif "scpi:" in line:
+                pytest.importorskip("serial", reason=f"NOT TESTED: pyserial is not here: {line!r} was not run")
+                line = line.replace("/dev/ttyUSB0", meters.enter_context(scpi_instrument(answers.get)))
+            elif "csv:" in line:
+                meters.enter_context(logger(folder / "power.csv", lambda _: 3.5, hz=10))
+            environment = {
+                "KDEDGE_CONFIG_DIR": str(tmp_path / "config"),
+                "KDEDGE_SSH_OPTIONS": f"-F {shlex.quote(str(server.folder / 'ssh_config'))}",
+            }
+            program = f"{shlex.quote(sys.executable)} -m kdedge"
+            device = server.device()
+            add = f"{program} device add pi {device.address} --port {device.port}"
+            words = re.sub(r"\bkdedge bench", f"{program} bench", line)
+            done = run(["sh", "-c", f"{add} && {words}"], folder, **environment)
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            assert "3.500 W (meter: " in done.stdout
+            assert server.left_over() == {}
     finally:
         server.stop()
 

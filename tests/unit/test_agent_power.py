@@ -79,6 +79,7 @@ def test_pi4_has_no_sensor_and_says_what_to_buy() -> None:
     assert source is None
     assert reason is not None
     assert "Raspberry Pi 4 Model B Rev 1.4 has no power sensor of its own" in reason
+    assert "kdedge bench --meter" in reason
     assert "INA219" in reason
 
 

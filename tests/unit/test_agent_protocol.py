@@ -98,6 +98,7 @@ def test_requests_survive_the_wire() -> None:
         ({"repetitions": 10**9}, "repetitions"),
         ({"min_duration_s": -1.0}, "min_duration_s"),
         ({"idle_s": 1e9}, "idle_s"),
+        ({"external_meter": "csv:x"}, "external_meter"),
         ({"seed": -1}, "seed"),
         ({"code": "import os"}, "unknown key 'code'"),
     ],

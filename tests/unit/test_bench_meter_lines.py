@@ -26,6 +26,15 @@ def test_timestamps(text: str, unix_s: float) -> None:
     assert LineReader("log").feed(f"{text},3.5\n".encode()) == [Stamped(unix_s, 3.5)]
 
 
+@pytest.mark.parametrize(
+    ("stamp", "resolution_s"), [("1760000000", 1), ("1760000000.25", 0.01), ("2025-10-09T08:53:20.250Z", 0.001)]
+)
+def test_the_resolution_of_timestamps(stamp: str, resolution_s: float) -> None:
+    reader = LineReader("log")
+    reader.feed(f"{stamp},3.5\n".encode())
+    assert reader.resolution_s == pytest.approx(resolution_s)
+
+
 @pytest.mark.parametrize("header", ["timestamp,watts", "Time (s),Power [W]", "\ufefftimestamp,watts"])
 def test_a_header_is_passed_over_in_the_first_line_only(header: str) -> None:
     assert LineReader("log").feed(f"{header}\n1760000000,1\n".encode()) == [Stamped(1760000000.0, 1.0)]

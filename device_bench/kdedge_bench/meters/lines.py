@@ -7,6 +7,7 @@ is this machine's local time). The first line may be a header. Empty lines are s
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from kdedge_bench.text import one_line
 
 MAX_LINE_BYTES = 256
 MAX_WATTS = 100_000.0
+_DECIMALS = re.compile(r"\.(\d+)")
 _FORM = "Write lines of timestamp,watts: seconds since 1970 or ISO 8601, a comma, a number"
 
 
@@ -31,9 +33,13 @@ class LineReader:
 
     Args:
         where: What the lines come from, for messages.
+
+    Attributes:
+        resolution_s: Of the timestamps, by the most decimals seen: 1 where they are whole seconds.
     """
 
     def __init__(self, where: str) -> None:
+        self.resolution_s = 1.0
         self._where = where
         self._rest = b""
         self._number = 0
@@ -77,6 +83,9 @@ class LineReader:
             cure = "Let the logger stamp each reading later than the one before, and begin a new file for a new log"
             raise self._refused(f"{shown} is not later than the line before", cure)
         self._last_s = unix_s
+        decimals = _DECIMALS.search(first)
+        if decimals is not None:
+            self.resolution_s = min(self.resolution_s, 10.0 ** -len(decimals[1]))
         return Stamped(unix_s, watts)
 
     def _refused(self, what: str, cure: str) -> DataError:

@@ -39,8 +39,8 @@ class LoggerClock:
         self._shortest_delay_s: float | None = None
         self.time_error_s = 0.0
 
-    def reading(self, stamped: Stamped) -> Reading:
-        """A reading that has just arrived.
+    def reading(self, stamped: Stamped, resolution_s: float) -> Reading:
+        """A reading that has just arrived, with a stamp that is cut off at a resolution.
 
         Raises:
             MeterError: this machine's wall clock was set meanwhile, or the logger's is far from it.
@@ -63,7 +63,7 @@ class LoggerClock:
                 where=self._where,
                 cure="Set the logger's clock, let it write each line at once, or write the time zone (…Z)",
             )
-        self.time_error_s = max(abs(self._shortest_delay_s), jump_s)
+        self.time_error_s = abs(self._shortest_delay_s) + jump_s + resolution_s
         return Reading(t_s, stamped.watts)
 
 
@@ -96,13 +96,15 @@ class CsvMeter:
             UserError: it is not there or cannot be read.
             DataError: a line in it is none.
         """
+        if self._path.exists() and not self._path.is_file():
+            raise UserError("the meter's log is no file", where=self._path, cure="Read a pipe with --meter stdin")
         try:
             self._file = self._path.open("rb")
             while chunk := self._file.read(1 << 20):
                 self._lines.feed(chunk)
         except OSError as error:
             raise UserError(
-                f"the meter's log cannot be read: {error.strerror}",
+                f"the meter's log cannot be read: {error.strerror or error}",
                 where=self._path,
                 cure="Start the logger first; it appends lines of timestamp,watts",
             ) from None
@@ -122,7 +124,7 @@ class CsvMeter:
                     "the meter's log was cut short during the run", where=self._path, cure="Let it grow, and run again"
                 )
             for stamped in self._lines.feed(self._file.read()):
-                yield self._clock.reading(stamped)
+                yield self._clock.reading(stamped, self._lines.resolution_s)
             stop.wait(POLL_S)
 
     def close(self) -> None:
@@ -183,7 +185,7 @@ class StdinMeter:
             if not data:
                 return
             for stamped in self._lines.feed(data):
-                yield self._clock.reading(stamped)
+                yield self._clock.reading(stamped, self._lines.resolution_s)
 
     def close(self) -> None:
         """Leave the pipe as it is: it is not this meter's."""
