@@ -19,6 +19,7 @@ MIN_READINGS = 10
 MAX_SILENT_SHARE = 0.1
 SILENT_PERIODS = 3.0
 PARTS = 10
+_Z95 = 1.96
 _T95_9 = 2.262
 """97.5% quantile of Student's t with 9 degrees of freedom: ten parts' means."""
 
@@ -34,7 +35,7 @@ class Budget:
         edges: Between the readings around each end of the window, power may step at any moment.
         clock: Both clocks and the meter's stamps: a shift of the window, and an error of its length.
         silence: Gaps between readings of more than three periods.
-        noise: 95% interval of the mean by the means of ten parts of the window.
+        noise: 95% interval of what the readings do not say about the time between them, and of their own noise.
         accuracy: The meter's own; None where nobody states it, and then it is not in the sum.
     """
 
@@ -74,7 +75,7 @@ class Budget:
             edges=spread_w * (_gap_at(readings, begin) + _gap_at(readings, end)) / 2,
             clock=spread_w * shift_s + 2 * clock_s * joules / (end - begin),
             silence=spread_w * silent_s / 2,
-            noise=(end - begin) * mean_error_w(readings, load),
+            noise=noise_j(readings, load),
             accuracy=None if accuracy is None else accuracy * joules,
         )
 
@@ -88,11 +89,28 @@ class Budget:
         return {**asdict(self), "total": self.total}
 
 
-def mean_error_w(readings: Sequence[Point], bounds: Bounds) -> float:
-    """95% half-width of the mean power of a window, in watts.
+def noise_j(readings: Sequence[Point], bounds: Bounds) -> float:
+    """95% half-width of the energy of a window by its readings' noise, in joules.
 
-    By Student's t over ten parts' means, each by the estimator itself: neighbouring readings are not independent,
-    parts of ten readings nearly are. With fewer than two readings a part it is half of their range.
+    The variance of a reading is that of its departure from the line between its neighbours (Gasser, Sroka and
+    Jennen-Steinmetz, Biometrika 73, 1986): what power does slowly is no noise, what it does faster than the meter
+    reads is. A reading stands for half the time to each of its neighbours.
+    """
+    inside = [point for point in readings if bounds[0] <= point[0] <= bounds[1]]
+    squares, weights = [], []
+    for (t0, w0), (t1, w1), (t2, w2) in zip(inside, inside[1:], inside[2:], strict=False):
+        share = (t2 - t1) / (t2 - t0)
+        departure_w = share * w0 + (1 - share) * w2 - w1
+        squares.append(departure_w**2 / (share**2 + (1 - share) ** 2 + 1))
+        weights.append(((t2 - t0) / 2) ** 2)
+    return _Z95 * math.sqrt(sum(squares) / len(squares) * sum(weights)) if squares else 0.0
+
+
+def mean_error_w(readings: Sequence[Point], bounds: Bounds) -> float:
+    """95% half-width, in watts, of the mean power of a window as that of a time like it: of idle, for the load's time.
+
+    By Student's t over the means of ten parts, each by the estimator itself: neighbouring readings are not
+    independent, parts nearly are. With fewer than two readings a part it is half of their range.
     """
     inside = [watts for t_s, watts in readings if bounds[0] <= t_s <= bounds[1]]
     if len(inside) < 2 * PARTS:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdedge_agent import energy
 from kdedge_agent.power_source import PowerSource
-from kdedge_bench.meter_error import Budget, Point, ci95, coverage_problem, mean_error_w
+from kdedge_bench.meter_error import Budget, Point, ci95, coverage_problem, mean_error_w, noise_j
 
 LOAD = (40.0, 140.0)
 WINDOWS = energy.Windows((20.0, 38.0), LOAD, (142.0, 160.0), 1000)
@@ -89,12 +89,28 @@ def test_each_part_is_what_it_says() -> None:
 
 
 def test_noise_of_a_meter_is_in_the_interval() -> None:
-    hits = 0
+    """95% of 60 are 57; with fewer than 51 the interval would be none."""
+    of_load, of_idle = 0, 0
     for seed in range(60):
         random_ = random.Random(seed)
-        points = [(step / 2, 5.0 + random_.gauss(0.0, 0.5)) for step in range(360)]
-        hits += abs((energy.integrate(points, *LOAD) or 0.0) / 100 - 5.0) <= mean_error_w(points, LOAD)
-    assert hits >= 51, "95% of 60 are 57; below 51 the interval is none"
+        points = [(step / 2, 5.0 + math.sin(step / 30) + random_.gauss(0.0, 0.5)) for step in range(360)]
+        true = 500.0 + 15 * (math.cos(LOAD[0] / 15) - math.cos(LOAD[1] / 15))
+        of_load += abs((energy.integrate(points, *LOAD) or 0.0) - true) <= noise_j(points, LOAD)
+        flat = [(t_s, watts - math.sin(t_s / 15)) for t_s, watts in points]
+        of_idle += abs((energy.integrate(flat, *LOAD) or 0.0) / 100 - 5.0) <= mean_error_w(flat, LOAD)
+    assert of_load >= 51
+    assert of_idle >= 51
+    assert noise_j(points, LOAD) == pytest.approx(1.96 * 0.5 * 0.5 * math.sqrt(200), rel=0.2)
+
+
+def test_what_power_does_slowly_is_no_noise_and_what_it_does_between_readings_is() -> None:
+    slow = readings(lambda t_s: 4.0 + math.sin(t_s / 4), 0.5)
+    assert noise_j(slow, LOAD) < 0.1, "of 400 J"
+    square = readings(lambda t_s: 4.0 + math.copysign(1.0, math.sin(t_s / 3)), 0.5)
+    steps = 100 / (
+        3 * math.pi
+    )  # each lies anywhere between two readings: a standard deviation of 2 W * 0.5 s / sqrt(12)
+    assert noise_j(square, LOAD) >= 1.96 * 2.0 * 0.5 / math.sqrt(12) * math.sqrt(steps)
 
 
 def test_silence_widens_the_interval_and_much_of_it_leaves_no_figure() -> None:
