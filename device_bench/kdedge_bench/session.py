@@ -84,8 +84,9 @@ def bench(
         repetitions: At least so many timed inferences.
         min_duration_s: Go on timing until so many seconds are measured.
         power: Measure power where the device has a source.
-        meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``scpi:PORT``, or one of
-            your own (``kdedge_bench.meters.Meter``). Its figures stand in place of the device's own source.
+        meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST``,
+            ``scpi:PORT``, or one of your own (``kdedge_bench.meters.Meter``). Its figures stand in place of those
+            of the device's own source.
         meter_accuracy: What the meter's maker states, as a share of the reading; 0.01 is ±1%.
         accuracy_data: (images float32 [N,C,H,W], preprocessed; labels int [N]), or an iterator of such pairs;
             scored by the device's own kernels.

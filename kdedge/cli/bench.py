@@ -35,7 +35,11 @@ def bench(
     power: Annotated[bool, typer.Option("--power/--no-power", help="Measure power where a source is.")] = True,
     meter: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--meter", metavar="SPEC", help="A power meter read here: csv:FILE, stdin, kasa:HOST, scpi:PORT."),
+        typer.Option(
+            "--meter",
+            metavar="SPEC",
+            help="A power meter read here: csv:FILE, stdin, kasa:HOST, tapo:HOST or scpi:PORT.",
+        ),
     ] = None,
     meter_accuracy: Annotated[
         Optional[float],  # noqa: UP045

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kdedge.errors import DataError, DeviceError, KdedgeError, UserError
 from tests.meters import Plug, logger, running_plug, scpi_instrument
+from tests.tapo_plug import PASSWORD, USER, TapoPlug, running_tapo
 
 from kdedge_bench.collector import Collector
 from kdedge_bench.meters import METERS, Meter, MeterError, Reading, find_meter
 from kdedge_bench.meters import kasa as kasa_module
+from kdedge_bench.meters import tapo as tapo_module
 from kdedge_bench.meters.logged import CsvMeter, StdinMeter
 
 try:
@@ -43,7 +46,7 @@ def first(meter: Meter, count: int) -> list[Reading]:
 
 @pytest.mark.parametrize("spec", ["", "csv", "csv:", "kasa:", "volts:x", "stdin:x", "CSV:file"])
 def test_an_unknown_meter_names_those_that_are(spec: str) -> None:
-    with pytest.raises(UserError, match="csv:FILE, kasa:HOST, scpi:PORT, stdin"):
+    with pytest.raises(UserError, match="csv:FILE, kasa:HOST, scpi:PORT, tapo:HOST, stdin"):
         find_meter(spec)
 
 
@@ -255,6 +258,44 @@ def test_hostile_plugs_are_refused() -> None:
         find_meter(f"kasa:127.0.0.1:{plug.port}").open()
 
 
+@pytest.fixture
+def tapo_plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[TapoPlug]:
+    pytest.importorskip("tapo", reason="NOT TESTED: Tapo plugs, tapo is not installed (pip install 'kdedge[tapo]')")
+    if shutil.which("openssl") is None:
+        pytest.skip("NOT TESTED: Tapo plugs, the emulated one needs the openssl program")
+    monkeypatch.setattr(tapo_module, "RENEWED_S", 0.1)
+    monkeypatch.setenv("KDEDGE_TAPO_USER", USER)
+    monkeypatch.setenv("KDEDGE_TAPO_PASSWORD", PASSWORD)
+    with running_tapo(TapoPlug(lambda _: 4.321)) as plug:
+        yield plug
+
+
+def test_a_tapo_plug_says_its_watts(tapo_plug: TapoPlug) -> None:
+    meter = find_meter(f"tapo:127.0.0.1:{tapo_plug.port}")
+    readings = first(meter, 4)
+    assert meter.name == f"tapo plug P110 at 127.0.0.1:{tapo_plug.port}"
+    assert [watts for _, watts in readings] == pytest.approx([4.321] * len(readings))
+    assert meter.time_error_s >= 0.05
+    assert PASSWORD not in f"{meter.name}{meter.covers}"
+
+
+def test_a_tapo_plug_refuses_another_account(tapo_plug: TapoPlug, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDEDGE_TAPO_PASSWORD", "wrong")
+    with (
+        pytest.raises(MeterError, match="KDEDGE_TAPO_PASSWORD") as caught,
+        Collector(find_meter(f"tapo:127.0.0.1:{tapo_plug.port}")),
+    ):
+        pass
+    assert "wrong" not in str(caught.value)
+    assert tapo_plug.asked == []
+
+
+def test_a_tapo_plug_without_an_account_says_what_to_set(tapo_plug: TapoPlug, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KDEDGE_TAPO_USER")
+    with pytest.raises(UserError, match="Set KDEDGE_TAPO_USER and KDEDGE_TAPO_PASSWORD"):
+        find_meter(f"tapo:127.0.0.1:{tapo_plug.port}").open()
+
+
 def answering(watts: str | None) -> Callable[[str], str | None]:
     return {"*IDN?": "RIGOL,DP832,DP8A1,00.01", "MEAS:POW?": watts}.get
 
@@ -288,10 +329,16 @@ def test_a_port_that_is_not_there() -> None:
         find_meter("scpi:/dev/tty-none").open()
 
 
-def test_without_pyserial_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "serial", None)  # as Python marks what cannot be imported
-    with pytest.raises(UserError, match=r"pip install 'kdedge\[scpi\]'"):
-        find_meter("scpi:/dev/ttyUSB0").open()
+@pytest.mark.parametrize(
+    ("spec", "library", "extra"), [("scpi:/dev/ttyUSB0", "serial", "scpi"), ("tapo:10.0.0.7", "tapo", "tapo")]
+)
+def test_without_its_library_one_line_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, spec: str, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as Python marks what cannot be imported
+    with pytest.raises(UserError, match=rf"pip install 'kdedge\[{extra}\]'") as caught:
+        find_meter(spec).open()
+    assert "\n" not in str(caught.value)
 
 
 def test_whatever_a_meter_of_ones_own_raises_is_a_reason() -> None:

@@ -15,6 +15,7 @@ from kdedge_bench.meters.kasa import KasaMeter
 from kdedge_bench.meters.logged import CsvMeter, StdinMeter
 from kdedge_bench.meters.meter import Meter, MeterError, Reading
 from kdedge_bench.meters.scpi import ScpiMeter
+from kdedge_bench.meters.tapo import TapoMeter
 
 __all__ = ["METERS", "Meter", "MeterError", "Reading", "find_meter"]
 
@@ -23,6 +24,7 @@ METERS: dict[str, tuple[str, Callable[[str], Meter]]] = {
     "csv": ("FILE", CsvMeter),
     "kasa": ("HOST", KasaMeter),
     "scpi": ("PORT", ScpiMeter),
+    "tapo": ("HOST", TapoMeter),
 }
 
 
@@ -30,7 +32,7 @@ def find_meter(spec: str) -> Meter:
     """The meter that ``--meter`` names, not opened yet.
 
     Args:
-        spec: ``csv:FILE``, ``stdin``, ``kasa:HOST`` or ``scpi:PORT``.
+        spec: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST`` or ``scpi:PORT``.
 
     Raises:
         UserError: no such meter.

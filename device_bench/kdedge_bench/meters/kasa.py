@@ -3,8 +3,8 @@
 They answer JSON on TCP port 9999 without a login, each byte XORed with the one before it on the wire (the first with
 171), after four bytes of length; softScheck published it ("Reverse Engineering the TP-Link HS110", 2016). That is
 spoken here directly, and needs nothing installed: python-kasa, the usual library, is GPL-3.0-or-later, which this
-project does not depend on. Plugs that ask for an account (Tapo, newer Kasa firmware) speak another protocol: let any
-program log them, and read its lines with ``--meter stdin``.
+project does not depend on. Plugs that ask for an account speak another protocol: for Tapo's see ``tapo.py``; let any
+program log a Kasa plug of newer firmware, and read its lines with ``--meter stdin``.
 
 TP-Link states neither accuracy nor rate; HS110 and its kin renew their figure about once a second, so a reading is
 taken to be of the middle of the second before it, give or take half of that.
@@ -112,8 +112,8 @@ class KasaMeter:
             raise MeterError(
                 f"the plug does not answer: {one_line(str(error), 100)}",
                 where=self._address,
-                cure="Check its address; plugs that need an account (Tapo, newer Kasa firmware) are read by a program "
-                "of your own that writes timestamp,watts into --meter stdin",
+                cure="Check its address; a Tapo plug is read with --meter tapo:HOST, one of newer Kasa firmware by a "
+                "program of its own that writes timestamp,watts into --meter stdin",
             ) from None
 
     def _receive(self, count: int) -> bytes:
