@@ -7,11 +7,10 @@ The agent holds idle, load and idle and says when each began and ended; those mo
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from kdedge.errors import UserError, WireError
+from kdedge.errors import UserError
 
 from kdedge_agent import energy
 from kdedge_agent.power_source import PowerSource
@@ -19,7 +18,7 @@ from kdedge_bench.channel import AgentChannel, Message
 from kdedge_bench.clocks import ClockMap, measure_offset
 from kdedge_bench.collector import Collector
 from kdedge_bench.devices import Device
-from kdedge_bench.meter_error import Budget, ci95, coverage_problem
+from kdedge_bench.meter_error import MIN_READINGS, Bounds, Budget, Point, ci95, coverage_problem
 from kdedge_bench.meters import Meter, MeterError, find_meter
 from kdedge_bench.validate import not_a_result
 
@@ -27,6 +26,9 @@ POWER_WINDOW_S = 10.0
 IDLE_S = 2.0
 IDLE_PERIODS = 15
 MAX_PERIOD_S = 10.0
+MAX_MOMENT_S = 1e12
+PATIENCE_S = 5.0
+"""So long after the run a logger's last lines are waited for."""
 _FIGURES = (
     "load_w",
     "idle_before_w",
@@ -81,8 +83,10 @@ class Metering:
         answer = measure()
         clocks = ClockMap(before, measure_offset(lambda: self._clock_s(agent)))
         windows = self._windows(answer)
+        if not isinstance(answer.get("unmeasured"), dict):
+            raise not_a_result("it does not say what was not measured", self._device)
         mapped = _mapped(windows, clocks)
-        self._collector.wait_past(mapped.idle_after[1], patience_s=max(2.0, 3 * self.period_s))
+        self._collector.wait_past(mapped.idle_after[1], patience_s=max(PATIENCE_S, 3 * self.period_s))
         readings = self._collector.stop()
         power, problem = self._account(readings, mapped, clocks)
         return _with_power(answer, power, problem)
@@ -105,25 +109,24 @@ class Metering:
         count = found.get("inferences") if isinstance(found, dict) else None
         in_order = len(moments) == 6 and all(map(_is_moment, moments)) and moments == sorted(moments)
         if not in_order or isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise self._no_windows()
+            raise not_a_result("it does not say when its windows under load and idle were", self._device)
         before, load, after = ((float(a), float(b)) for a, b in zip(moments[::2], moments[1::2], strict=True))
         return energy.Windows(before, load, after, count)
 
-    def _no_windows(self) -> WireError:
-        return not_a_result("it does not say when its windows under load and idle were", self._device)
-
     def _account(
-        self, readings: Sequence[tuple[float, float]], windows: energy.Windows, clocks: ClockMap
+        self, readings: Sequence[Point], windows: energy.Windows, clocks: ClockMap
     ) -> tuple[dict[str, Any], str | None]:
         """The record's ``power`` part, and why it holds no figure (None if it does)."""
         source = PowerSource(self.period_s, ["total"], ["total"], self._meter.covers)
         source.name = f"meter: {self._meter.name}"
         margin_s = self.period_s + clocks.uncertainty_s + self._meter.time_error_s
-        inner = energy.Windows(
-            _trimmed(windows.idle_before, margin_s), windows.load, _trimmed(windows.idle_after, margin_s),
-            windows.inferences,
-        )  # fmt: skip
+        idle_before, idle_after = (
+            _read_part(_trimmed(bounds, margin_s), readings) for bounds in (windows.idle_before, windows.idle_after)
+        )
+        inner = energy.Windows(idle_before, windows.load, idle_after, windows.inferences)
         power = energy.account(source, [energy.PowerSample(t_s, {"total": w}) for t_s, w in readings], inner)
+        if power["load_w"] is not None and power["net_j_per_inference"] is None:
+            power["reasons"]["net_j_per_inference"] = f"{self._meter.name}: too few readings while the device was idle"
         problem = self._problem(readings, windows, clocks)
         if problem is None and power["load_w"] is not None:
             shift_s = clocks.uncertainty_s + self._meter.time_error_s
@@ -151,9 +154,7 @@ class Metering:
         }
         return power, problem
 
-    def _problem(
-        self, readings: Sequence[tuple[float, float]], windows: energy.Windows, clocks: ClockMap
-    ) -> str | None:
+    def _problem(self, readings: Sequence[Point], windows: energy.Windows, clocks: ClockMap) -> str | None:
         if (jumped := clocks.problem()) is not None:
             return jumped
         slack_s = clocks.uncertainty_s
@@ -203,10 +204,16 @@ def _mapped(windows: energy.Windows, clocks: ClockMap) -> energy.Windows:
     return energy.Windows(pairs[0], pairs[1], pairs[2], windows.inferences)
 
 
-def _trimmed(bounds: tuple[float, float], margin_s: float) -> tuple[float, float]:
+def _trimmed(bounds: Bounds, margin_s: float) -> Bounds:
     """An idle window without its ends, at which a meter may still (or again) see the load; never less than nothing."""
     middle = (bounds[0] + bounds[1]) / 2
     return min(bounds[0] + margin_s, middle), max(bounds[1] - margin_s, middle)
+
+
+def _read_part(bounds: Bounds, readings: Sequence[Point]) -> Bounds:
+    """What of a window the readings span; an empty one where too few of them lie in it."""
+    inside = [t_s for t_s, _ in readings if bounds[0] <= t_s <= bounds[1]]
+    return (inside[0], inside[-1]) if len(inside) >= MIN_READINGS else (bounds[0], bounds[0])
 
 
 def _with_power(answer: Message, power: dict[str, Any], problem: str | None) -> Message:
@@ -231,4 +238,4 @@ def _with_power(answer: Message, power: dict[str, Any], problem: str | None) -> 
 
 
 def _is_moment(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_MOMENT_S

@@ -11,6 +11,7 @@ import pytest
 from kdedge.errors import DeviceError, WireError
 from tests.device.runs import quick
 from tests.device.sshd import Sshd
+from tests.meters import logger
 
 from kdedge_agent.protocol import RunRecord
 from kdedge_bench.devices import Device
@@ -101,6 +102,50 @@ def test_lies_in_the_record(
         quick(onnx_file, device, tmp_path / "runs")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+WINDOWS: dict[str, Any] = {"idle_before": [0.0, 1.0], "load": [1.0, 2.0], "idle_after": [2.0, 3.0], "inferences": 5}
+METER_LIES: list[tuple[str, dict[str, Any]]] = [
+    ("no clock", {"clock_s": None}),
+    ("a clock of text", {"clock_s": "noon"}),
+    ("an endless clock", {"clock_s": 10**400}),
+    ("no windows", {"power_windows": None}),
+    ("windows that are a number", {"power_windows": 7}),
+    ("a window that is missing", {"power_windows": {"load": [1.0, 2.0], "inferences": 5}}),
+    ("a window back in time", {"power_windows": {**WINDOWS, "load": [2.0, 1.0]}}),
+    ("windows in disorder", {"power_windows": {**WINDOWS, "idle_after": [1.5, 3.0]}}),
+    ("half a window", {"power_windows": {**WINDOWS, "load": [1.0]}}),
+    ("windows of text", {"power_windows": {**WINDOWS, "load": ["a", "b"]}}),
+    ("an endless window", {"power_windows": {**WINDOWS, "idle_after": [2.0, 10**400]}}),
+    ("no inferences", {"power_windows": {**WINDOWS, "inferences": 0}}),
+    ("inferences that are true", {"power_windows": {**WINDOWS, "inferences": True}}),
+    ("half an inference", {"power_windows": {**WINDOWS, "inferences": 1.5}}),
+    ("reasons that are a number", {"unmeasured": 7}),
+]
+
+
+@pytest.mark.parametrize(("what", "lie"), METER_LIES, ids=[what for what, _ in METER_LIES])
+def test_lies_to_a_meter(
+    board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any], what: str, lie: dict[str, Any]
+) -> None:
+    device = lying_device(board, tmp_path, {**true_answer, "clock_s": 5.0, "power_windows": WINDOWS, **lie})
+    log = tmp_path / "power.csv"
+    with logger(log, lambda _: 3.0, hz=50), pytest.raises(WireError, match="no measurement") as caught:
+        quick(onnx_file, device, tmp_path / "runs", power=True, meter=f"csv:{log}")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_clock_that_stands_still_gives_no_joules(
+    board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdedge_bench.metering.PATIENCE_S", 0.2)
+    device = lying_device(board, tmp_path, {**true_answer, "clock_s": 5.0, "power_windows": WINDOWS})
+    log = tmp_path / "power.csv"
+    with logger(log, lambda _: 3.0, hz=50):
+        record = quick(onnx_file, device, tmp_path / "runs", power=True, meter=f"csv:{log}")
+    assert record.power_w is record.energy_j_per_inference is None
+    assert record.unmeasured["power_w"]
 
 
 def test_the_hosts_own_knowledge_is_not_the_devices_to_change(

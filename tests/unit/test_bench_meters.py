@@ -101,6 +101,19 @@ def test_a_file_that_is_not_there_says_to_start_the_logger(tmp_path: Path) -> No
         CsvMeter(str(tmp_path / "none.csv")).open()
 
 
+def test_a_wall_clock_that_is_set_during_the_run_ends_the_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which only the clock's own function can play: no test may set the machine's clock."""
+    path, real = tmp_path / "power.csv", time.time
+    path.write_text("")
+    with Collector(CsvMeter(str(path))) as collector:
+        monkeypatch.setattr(time, "time", lambda: real() + 3.0)
+        path.write_text(f"{time.time()},1\n")
+        with pytest.raises(MeterError, match=r"was set by 3\.0 s during the run.*run it again"):
+            collector.period_s()
+
+
 def test_whole_seconds_are_less_certain(tmp_path: Path) -> None:
     path = tmp_path / "power.csv"
     path.write_text("")

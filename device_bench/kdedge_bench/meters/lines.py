@@ -109,7 +109,9 @@ def _moment(text: str) -> float | None:
     seconds = _number(text)
     if seconds is not None:
         return seconds
-    try:
-        return datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text).timestamp()
+    if text[-1:] in ("Z", "z"):
+        text = f"{text[:-1]}+00:00"
+    try:  # Python 3.10 takes no fraction but one of 3 or 6 digits
+        return datetime.fromisoformat(_DECIMALS.sub(lambda found: f".{found[1]:0<6.6}", text)).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
