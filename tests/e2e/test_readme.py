@@ -96,7 +96,9 @@ def test_the_commands_of_a_device(folder: Path, tmp_path: Path) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("line", WITH_METER)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.nightly) if "kasa:" in line else line for line in WITH_METER]
+)  # a plug at one reading a second makes a window of 100 s; tests/device/test_bench_with_meter.py has a faster one
 def test_a_command_with_a_meter(line: str, folder: Path, tmp_path: Path) -> None:
     """Against a real SSH server; plug, instrument and logger are those of tests/meters.py."""
     from tests.device.sshd import start_sshd
