@@ -10,14 +10,22 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "agent_overhead.py"
 
 
-def test_prints_a_ratio_with_n_and_spread_for_each_model() -> None:
-    command = [sys.executable, str(SCRIPT), "--pairs", "6", "--block-s", "0.01", "--json"]
+def test_prints_a_ratio_with_n_and_spread_for_each_model_and_the_memory() -> None:
+    command = [sys.executable, str(SCRIPT), "--pairs", "6", "--block-s", "0.01", "--starts", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     answer = json.loads(done.stdout)
-    assert {result["runtime"].split()[0] for result in answer["results"]} == {"onnxruntime", "ai-edge-litert"}
-    for result in answer["results"]:
+    results, memories = answer["results"], answer["memory"]
+    assert {result["runtime"].split()[0] for result in results} == {"onnxruntime", "ai-edge-litert"}
+    assert [result["limit"] for result in results] == [1.05, 1.05, 1.01, 1.01]
+    for result in results:
         low, high = result["ratio_ci95"]
         assert 0 < low <= result["ratio"] <= high
         assert result["pairs"] == 6
-    assert (done.returncode == 0) == all(result["ratio"] <= answer["limit"] for result in answer["results"])
+    for found in memories:
+        assert found["worker_peak_bytes"] - found["bare_peak_bytes"] == found["above_bare_bytes"]
+        assert found["above_bare_bytes"] <= answer["memory_limit_bytes"], (
+            "memory does not depend on how busy it is here"
+        )
+        assert found["agent_process_peak_bytes"] < 64e6
+    assert (done.returncode == 0) == all(result["ratio"] <= result["limit"] for result in results)
