@@ -1,4 +1,7 @@
-"""``python3 agent.pyz`` or ``python -m kdedge_agent``: the agent, or with ``--worker`` one of its workers."""
+"""``python3 agent.pyz`` or ``python -m kdedge_agent``: the agent.
+
+With ``--worker`` one of its workers; with ``--keep-governor`` what puts the clock's governor back when it is killed.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,10 @@ def main() -> NoReturn:
         from kdedge_agent import worker
 
         _leave(worker.main())
+    if sys.argv[1:2] == ["--keep-governor"] and len(sys.argv) == 3:
+        from kdedge_agent import governor
+
+        _leave(governor.keep(sys.argv[2], sys.stdin.buffer))
     from kdedge_agent import server, wire
 
     _leave(server.serve(sys.stdin.buffer, wire.claim_stdout()))

@@ -1,7 +1,7 @@
 """What the device is, and in what condition: the facts without which a latency means nothing.
 
 What does not change during a run is in :func:`device_facts`; what does is in :func:`snapshot`, taken before and
-after; :func:`glance` is the little that is cheap enough to look at while the clock runs.
+after; :func:`glance` is the little that is looked at during timing, between two blocks of calls.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from kdedge_agent import __version__, sysfs
+from kdedge_agent import __version__, cpufreq, sysfs
 
 ROOT = Path("/")
 
@@ -72,14 +72,10 @@ def _power_mode(root: Path) -> Optional[str]:
     return f"{number} ({name.group(1)})" if name else str(number)
 
 
-def _policies(root: Path) -> List[Path]:
-    return sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy[0-9]*"))
-
-
 def _frequencies(root: Path) -> Dict[str, Dict[str, Any]]:
     """By cpufreq policy: governor and Hz (the kernel's files hold kHz)."""
     found: Dict[str, Dict[str, Any]] = {}
-    for policy in _policies(root):
+    for policy in cpufreq.policies(root):
         entry: Dict[str, Any] = {"governor": sysfs.read_text(policy / "scaling_governor")}
         for key, name in (
             ("current_hz", "scaling_cur_freq"),
@@ -92,7 +88,7 @@ def _frequencies(root: Path) -> Dict[str, Dict[str, Any]]:
     return found
 
 
-def _temperatures(root: Path) -> Dict[str, float]:
+def temperatures(root: Path) -> Dict[str, float]:
     """Degrees Celsius by thermal zone (the kernel's files hold thousandths)."""
     found: Dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
@@ -222,7 +218,7 @@ def snapshot(root: Path = ROOT, folder: Optional[Path] = None) -> Dict[str, Any]
     return {
         "monotonic_s": time.monotonic(),
         "frequency": _frequencies(root),
-        "temperature_c": _temperatures(root),
+        "temperature_c": temperatures(root),
         "cooling": _cooling(root),
         "throttle": throttle_flags(root),
         "throttle_count": _throttle_count(root),
@@ -233,16 +229,20 @@ def snapshot(root: Path = ROOT, folder: Optional[Path] = None) -> Dict[str, Any]
 
 
 def glance(root: Path = ROOT) -> Dict[str, Any]:
-    """What may be looked at once a second during timing: a few small files, and never another process."""
-    raw = _kernel_throttle(root)
+    """What is looked at about once a second during timing, while the worker waits between two blocks.
+
+    Returns:
+        monotonic_s, frequency_hz (by policy), temperature_c (by zone), throttle (raw, set).
+    """
+    flags = throttle_flags(root)
     return {
         "monotonic_s": time.monotonic(),
         "frequency_hz": {
-            policy.name: hz * 1000
-            for policy in _policies(root)
-            for hz in [sysfs.read_int(policy / "scaling_cur_freq")]
-            if hz is not None
+            policy.name: khz * 1000
+            for policy in cpufreq.policies(root)
+            for khz in [sysfs.read_int(policy / "scaling_cur_freq")]
+            if khz is not None
         },
-        "temperature_c": _temperatures(root),
-        "throttle": {"raw": raw, "set": [] if raw is None else _flag_names(raw)},
+        "temperature_c": temperatures(root),
+        "throttle": {"raw": flags["raw"], "set": flags["set"]},
     }

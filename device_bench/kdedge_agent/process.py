@@ -42,15 +42,21 @@ def die_with_parent() -> None:
         return
 
 
-def _command(threads: int) -> Tuple[List[str], Dict[str, str]]:
-    """Command and environment of a worker: of this very package, zip or folder; numpy starts no threads in it."""
+def agent_command(*words: str) -> Tuple[List[str], Dict[str, str]]:
+    """Command and environment of another process of this very package, zip or folder."""
     home = Path(kdedge_agent.__path__[0]).parent
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": str(threads)}
+    environment = dict(os.environ)
     if home.is_file():
-        return [sys.executable, str(home), "--worker"], environment
+        return [sys.executable, str(home), *words], environment
     paths = [str(home), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return [sys.executable, "-m", "kdedge_agent", "--worker"], environment
+    return [sys.executable, "-m", "kdedge_agent", *words], environment
+
+
+def _command(threads: int) -> Tuple[List[str], Dict[str, str]]:
+    """Command and environment of a worker; numpy starts no threads in it."""
+    command, environment = agent_command("--worker")
+    return command, {**environment, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": str(threads)}
 
 
 def oom_kills() -> Optional[int]:

@@ -8,6 +8,7 @@ host to agent on stdin, agent to host on stdout.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import (
     Any,
@@ -30,6 +31,7 @@ MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_SAMPLES = 1000000
 """Latencies of one run; more would not fit into a message, and no statistic gains by more."""
 FORMATS = ("onnx", "tflite")
+SCENARIOS = ("single-stream", "offline")
 REQUESTS = ("facts", "probe", "measure", "score", "remove", "clock", "bye")
 REPLIES = ("hello", "progress", "result", "error")
 VERDICTS = ("steady", "drifting", "throttled", "undervoltage", "noisy")
@@ -146,6 +148,12 @@ class RunRequest:
         external_meter: A meter on the host reads the power: hold the windows, read no source here, and answer with
             the windows' bounds.
         seed: Of the random input where no samples are given.
+        scenario: ``single-stream`` times one sample after the other, ``offline`` batches back to back.
+        batch_size: Of ``offline``, where the artifact leaves it open; None takes eight.
+        pin: Processors that the worker may use; None leaves them to the system.
+        governor: Of cpufreq for those processors while it is measured; None leaves it as it is.
+        cool_down_s: Rest for so many seconds before the measurement.
+        cool_down_c: Wait before the measurement until the processor is at most so hot, for ten minutes at most.
     """
 
     artifact: str
@@ -161,9 +169,27 @@ class RunRequest:
     idle_s: float = 2.0
     external_meter: bool = False
     seed: int = 0
+    scenario: str = "single-stream"
+    batch_size: Optional[int] = None
+    pin: Optional[List[int]] = None
+    governor: Optional[str] = None
+    cool_down_s: Optional[float] = None
+    cool_down_c: Optional[float] = None
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
+        _require(self.scenario in SCENARIOS, f"scenario {self.scenario!r}: one of {', '.join(SCENARIOS)}")
+        if self.batch_size is not None:
+            _require(self.scenario == "offline", "batch_size: single-stream takes one sample at a time")
+            _require(1 <= self.batch_size <= 65536, "batch_size: from 1 to 65536")
+        if self.pin is not None:
+            fits = all(_fits(cpu, int) and 0 <= cpu < 4096 for cpu in self.pin)
+            _require(0 < len(self.pin) <= 4096 and fits, "pin: numbers of processors, from 0 on")
+        if self.governor is not None:
+            _require(bool(re.fullmatch(r"[a-z_]{1,32}", self.governor)), "governor: a name like performance")
+        _require(self.cool_down_s is None or 0 < self.cool_down_s <= 86400, "cool_down_s: up to 86400 seconds")
+        _require(self.cool_down_c is None or 0 < self.cool_down_c < 150, "cool_down_c: degrees Celsius below 150")
+        _require(self.cool_down_s is None or self.cool_down_c is None, "cool_down: seconds or degrees, not both")
         _require(1 <= self.repetitions <= MAX_SAMPLES, f"repetitions: from 1 to {MAX_SAMPLES}")
         for name in ("min_duration_s", "warmup_max_s", "power_window_s", "idle_s"):
             _require(0 <= getattr(self, name) <= 86400, f"{name}: from 0 to 86400 seconds")
@@ -252,9 +278,11 @@ class RunRecord:
         runtime: name, version, provider or delegate.
         threads: Intra-op threads.
         request: The RunRequest as sent.
-        latency_s: p50, p90, p99, n, samples, warmup_samples, mean, std, min, max, ci95 {p50, p90, p99: [lo, hi]},
-            drift {first_p50, last_p50, ratio, significant} of the first and last third, warmup_steady,
-            warmup_rule, preempted (how often the kernel took the processor away during timing).
+        latency_s: Of a call, which is one sample, or one batch of ``offline``: p50, p90, p99, n, samples,
+            warmup_samples, mean, std, min, max, ci95 {p50, p90, p99: [lo, hi]}, ci95_method and correlation_time
+            (likewise), drift {first_p50, last_p50, ratio, significant} of the first and last third, warmup_steady,
+            warmup_rule, preempted (how often the kernel took the processor away during timing), waited_s (how long
+            the worker then stood ready without one).
         load_s: Seconds to load the model into the runtime (import of the runtime not included).
         first_inference_s: Seconds of the first inference.
         memory_bytes: peak; the peak of each phase: start, import, load, first, steady (warm-up and timing);
@@ -266,10 +294,13 @@ class RunRecord:
             meter on the host also meter, clock, windows_s, error_j, and the figures' 95% intervals (``*_ci95``).
         accuracy: n, accuracy, f1_macro of the artifact on the device; None where not asked for.
         unmeasured: quantity -> reason, for every null above.
-        facts: What the agent saw of the device; before, after and (once a second) during the timing.
+        facts: What the agent saw of the device; before, after and (about once a second) during the timing; thirds
+            (temperature and frequency of the first and the last), others (what else used the processors),
+            measured_cpus, governor (what was asked, set, refused and restored), cool_down.
         verdict: steady, drifting, throttled, undervoltage or noisy.
         verdict_reasons: In plain words, with the cure.
         versions: kdedge, agent, protocol.
+        throughput: Of ``offline``: samples_per_s, ci95, ci95_method, batch_size, batches; None otherwise.
     """
 
     schema_version: int
@@ -295,6 +326,7 @@ class RunRecord:
     verdict: str
     verdict_reasons: List[str]
     versions: Dict[str, Any] = field(default_factory=dict)
+    throughput: Optional[Dict[str, Any]] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -13,7 +13,7 @@ from kdedge_agent.protocol import (
     RunRecord,
     from_dict,
 )
-from kdedge_agent.statistics import latency_summary
+from kdedge_agent.statistics import latency_summary, throughput
 
 _TAKEN = (
     "artifact_sha256",
@@ -90,7 +90,7 @@ def build_record(
     if not samples:
         raise ProtocolError("latency_s.samples: there is none")
     latency, reasons = latency_summary(samples, _seconds(raw.get("warmup_samples"), "latency_s.warmup_samples"))
-    for key, kind in (("warmup_steady", bool), ("warmup_rule", str), ("preempted", int)):
+    for key, kind in (("warmup_steady", bool), ("warmup_rule", str), ("preempted", int), ("waited_s", float)):
         latency[key] = raw[key] if isinstance(raw.get(key), kind) else None
     if result["verdict"] not in VERDICTS:
         raise ProtocolError(f"verdict {str(result['verdict'])[:40]!r} is unknown")
@@ -99,6 +99,7 @@ def build_record(
     if not isinstance(scored, (dict, type(None))) or not isinstance(agent_versions, dict):
         raise ProtocolError("accuracy and versions: objects are needed")
     unmeasured: Dict[str, str] = {**_reasons(result["unmeasured"]), **reasons}
+    rate = _throughput(result, samples, unmeasured)
     if scored is None:
         unmeasured["accuracy"] = "not asked for"
     _texts(result["verdict_reasons"], "verdict_reasons")
@@ -116,5 +117,21 @@ def build_record(
             "accuracy": scored,
             "unmeasured": unmeasured,
             "versions": {**agent_versions, **versions},
+            "throughput": rate,
         },
     )
+
+
+def _throughput(
+    result: Mapping[str, Any], samples: List[float], unmeasured: Dict[str, str]
+) -> Optional[Dict[str, Any]]:
+    """Samples a second of the ``offline`` scenario; None and the reason in ``unmeasured`` for another."""
+    if not isinstance(result["request"], dict) or result["request"].get("scenario") != "offline":
+        unmeasured["throughput"] = "measured by --scenario offline"
+        return None
+    batch = result.get("batch_size")
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_SAMPLES:
+        raise ProtocolError(f"batch_size {str(batch)[:40]!r} is none")
+    rate, reasons = throughput(samples, batch)
+    unmeasured.update(reasons)
+    return rate

@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from kdedge_agent import __version__, energy, facts, power, statistics, verdict
+from kdedge_agent import __version__, cooldown, energy, facts, governor, power, remarks, verdict
 from kdedge_agent.errors import AgentFailure
+from kdedge_agent.observe import GLANCE_EVERY_S, measured_cpus, relay, watch
 from kdedge_agent.protocol import PROTOCOL_VERSION, RunRequest, ScoreRequest, from_dict
 from kdedge_agent.runtimes import RUNTIMES
 from kdedge_agent.server import Desk
 from kdedge_agent.workdir import work_dir
 
-GLANCE_EVERY_S = 1.0
+ROOT = Path("/")
 PROBE_TIMEOUT_S = 120.0
 START_MARGIN_S = 0.2
 """The worker starts its window a moment after it is told to: without a margin the window would be too short."""
@@ -93,32 +94,40 @@ def score(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
         message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
         if message["type"] == "scored":
             return {key: value for key, value in message.items() if key != "type"}
-        _relay(desk, message)
-
-
-def _relay(desk: Desk, message: Mapping[str, Any]) -> None:
-    """The worker's progress to the host; in its silence, at least what it does."""
-    if message["type"] == "progress":
-        desk.progress(str(message["phase"]), int(message["done"]), int(message["total"]))
-    elif desk.worker is not None:
-        desk.progress(desk.worker.phase, text=desk.worker.doing)
+        relay(desk, message)
 
 
 def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     """Everything of a record but what only the host knows."""
     asked = from_dict(RunRequest, request)
+    cpus = measured_cpus(asked.pin)
+    change = governor.GovernorChange(asked.governor, ROOT, cpus, work_dir()) if asked.governor else None
+    with governor.governed(change):
+        result = _measure(desk, asked, cpus, change)
+    result["facts"]["governor"] = change.report if change else None
+    return result
+
+
+def _measure(
+    desk: Desk, asked: RunRequest, cpus: Optional[List[int]], change: Optional[governor.GovernorChange]
+) -> Dict[str, Any]:
     size = _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
-    device = facts.device_facts()
-    before = facts.snapshot(folder=work_dir().parent)
+    cooled = None
+    if asked.cool_down_s is not None or asked.cool_down_c is not None:
+        cooled = cooldown.cool_down(asked.cool_down_s, asked.cool_down_c, ROOT, lambda s, text: _rest(desk, s, text))
+    device = facts.device_facts(ROOT)
+    before = facts.snapshot(ROOT, work_dir().parent)
     desk.start_worker({"type": "measure", "request": asked.to_dict(), "threads": asked.threads})
-    timed, during = _timed(desk)
-    after = facts.snapshot(folder=work_dir().parent)
-    word, reasons = verdict.decide(timed["samples"], before, after, during, device["cpu_count"])
+    timed, during, others = watch(desk, ROOT)
+    after = facts.snapshot(ROOT, work_dir().parent)
+    work = {**others, "waited_s": timed["waited_s"]}
+    word, reasons = verdict.decide(timed["samples"], before, after, during, device["cpu_count"], work, cpus)
     if not timed["warmup_steady"]:
         reasons.append(f"remark: the warm-up ended before it was steady ({timed['warmup_rule']})")
-    latency, unmeasured = statistics.latency_summary(timed["samples"], timed["warmup_samples"])
-    latency.update({key: timed[key] for key in ("warmup_steady", "warmup_rule", "preempted")})
-    unmeasured.update(timed["unmeasured"])
+    reasons += remarks.unmet(cooled, change.report if change else None, asked.threads, cpus)
+    latency = {key: timed[key] for key in ("samples", "warmup_steady", "warmup_rule", "preempted", "waited_s")}
+    latency["warmup_samples"] = timed["warmup_samples"]
+    unmeasured = dict(timed["unmeasured"])
     powered: Optional[Dict[str, Any]] = None
     windows: Optional[Dict[str, Any]] = None
     if asked.power and asked.external_meter:
@@ -134,6 +143,7 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
         "request": asked.to_dict(),
         "inputs": timed["inputs"],
         "outputs": timed["outputs"],
+        "batch_size": timed["batch_size"],
         "latency_s": latency,
         "load_s": timed["load_s"],
         "first_inference_s": timed["first_inference_s"],
@@ -143,26 +153,26 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
         "power": powered,
         "power_windows": windows,
         "unmeasured": unmeasured,
-        "facts": {**device, "before": before, "after": after, "during": during},
+        "facts": {
+            **device,
+            "before": before,
+            "after": after,
+            "during": during,
+            "thirds": verdict.thirds(during),
+            "others": others,
+            "measured_cpus": timed["cpus"],
+            "cool_down": cooled,
+        },
         "verdict": word,
         "verdict_reasons": reasons,
         "versions": {"agent": __version__, "protocol": PROTOCOL_VERSION},
     }
 
 
-def _timed(desk: Desk) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
-    """The worker's measurement, and a glance at clock and temperature for every second of the timing."""
-    during: List[Dict[str, Any]] = []
-    next_glance_s = time.monotonic()
-    while True:
-        message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
-        if message["type"] == "timed":
-            return message, during
-        _relay(desk, message)
-        timing = desk.worker is not None and desk.worker.phase == "timing"
-        if timing and time.monotonic() >= next_glance_s:
-            during.append(facts.glance())
-            next_glance_s = time.monotonic() + GLANCE_EVERY_S
+def _rest(desk: Desk, seconds: float, text: str) -> None:
+    """Let so many seconds pass, awake to the end of the wire."""
+    desk.progress("cool-down", text=text)
+    desk.worker_says(seconds)
 
 
 def _power(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optional[Dict[str, Any]]:

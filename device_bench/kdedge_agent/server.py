@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import IO, Any, Deque, Dict, Mapping, Optional
 
-from kdedge_agent import __version__, facts, workdir
+from kdedge_agent import __version__, facts, governor, workdir
 from kdedge_agent.errors import AgentFailure, WireBroke
 from kdedge_agent.process import Event, Worker
 from kdedge_agent.protocol import PROTOCOL_VERSION, REQUESTS, ProtocolError, decode
@@ -261,6 +261,7 @@ def serve(stdin: IO[bytes], stdout: IO[bytes]) -> int:
     """Greet, then answer until ``bye`` (0), or until the host is gone (0 when idle, 1 in the midst of a request)."""
     for number in _SIGNALS:
         signal.signal(number, _leave)
+    governor.recover(workdir.work_dir())
     scratch = workdir.Scratch()
     desk = Desk(Sender(stdout), scratch)
     busy = False

@@ -14,19 +14,39 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
-def random_inputs(session: Session, seed: int) -> List[Array]:
+OPEN_BATCH = 8
+"""Samples in a batch of ``offline`` where neither the artifact nor the user says."""
+
+
+def batch_size(session: Session, asked: Optional[int]) -> int:
+    """Samples in one batch: the artifact's own, else what was asked.
+
+    Raises:
+        RuntimeRefused: another size was asked than the artifact has.
+    """
+    shape = session.inputs[0].shape
+    own = shape[0] if shape else 1
+    if own == DYNAMIC:
+        return asked or OPEN_BATCH
+    if asked not in (None, own):
+        raise RuntimeRefused(f"the artifact takes batches of {own}, not of {asked}", "Leave --batch-size out")
+    return own
+
+
+def random_inputs(session: Session, seed: int, batch: int = 1) -> List[Array]:
     """One array for each input, for timing where no samples are given; the same for a seed everywhere.
 
     Floats are standard normal, 8- and 16-bit integers uniform over their range. 32- and 64-bit integers and
     booleans are ones: they are token ids and masks, and an id outside the vocabulary would be refused.
-    Dimensions that the caller chooses are 1.
+    Dimensions that the caller chooses are 1, but for the first, which is ``batch``.
     """
     import numpy as np
 
     generator = random.Random(seed)
     arrays: List[Array] = []
     for info in session.inputs:
-        shape = tuple(1 if size == DYNAMIC else size for size in info.shape)
+        chosen = (batch, *[1] * len(info.shape))
+        shape = tuple(own if size == DYNAMIC else size for size, own in zip(info.shape, chosen))
         count = int(np.prod(shape, dtype=np.int64))
         dtype = np.dtype(info.dtype)
         if dtype.kind == "f":

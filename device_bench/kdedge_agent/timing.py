@@ -1,7 +1,8 @@
 """Latency: warm up until steady, then time every call.
 
 A sample is two readings of ``time.perf_counter_ns`` around the runtime's own call and nothing else; the garbage
-collector rests meanwhile, and progress is told between blocks, never between the readings.
+collector rests meanwhile. Progress is told, and the board is looked at, between blocks, never between the readings;
+after such a look one call is not timed, because it finds its caches cold.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import time
 from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
+from kdedge_agent import sysfs
+from kdedge_agent.order_statistics import percentile
 from kdedge_agent.protocol import MAX_SAMPLES
-from kdedge_agent.statistics import percentile
 
 BLOCK_S = 0.05
 """A block of the warm-up lasts at least so long ..."""
@@ -26,7 +29,14 @@ STEADY_SPREAD = 0.03
 TICK_S = 0.5
 """Timed calls between two tellings of progress last about so long."""
 
+LOOK_S = 1.0
+"""The board is looked at after so many timed seconds ..."""
+LOOK_SHARE = 1 / 300
+"""... or after this share of those already timed, so that a record of a whole day stays of bounded size."""
+
 Call = Callable[[], Any]
+Look = Callable[[int, bool], None]
+"""Called with the number of samples so far, and whether it is the last look."""
 Tick = Callable[[int, int, float], None]
 
 
@@ -68,6 +78,25 @@ def time_once(call: Call) -> float:
     begin = time.perf_counter_ns()
     call()
     return round((time.perf_counter_ns() - begin) * 1e-9, 9)
+
+
+def waited_s(process: Path = Path("/proc/self")) -> Dict[str, float]:
+    """Seconds that each thread of a process has stood ready and was given no processor; empty where Linux does not say.
+
+    By thread id. https://docs.kernel.org/scheduler/sched-stats.html, the second number of ``schedstat``.
+    """
+    found = {}
+    for task in process.glob("task/*/schedstat"):
+        words = (sysfs.read_text(task) or "").split()
+        if len(words) == 3 and words[1].isdigit():
+            found[task.parent.name] = int(words[1]) * 1e-9
+    return found
+
+
+def longest_wait_s(before: Dict[str, float], after: Dict[str, float]) -> Optional[float]:
+    """The longest that one thread waited for a processor between two readings; None where neither says."""
+    waits = [waited - before[thread] for thread, waited in after.items() if thread in before]
+    return max(waits, default=None)
 
 
 def time_block(call: Call, samples_ns: array[int], start: int, stop: int) -> None:
@@ -119,17 +148,23 @@ def time_calls(
     min_duration_s: float,
     tick: Optional[Tick] = None,
     max_samples: int = MAX_SAMPLES,
+    look: Optional[Look] = None,
 ) -> List[float]:
     """Seconds of each call, in order: at least ``repetitions`` calls and ``min_duration_s`` of timed seconds.
 
-    It ends at ``max_samples`` in any case, so that a record stays of bounded size.
+    It ends at ``max_samples`` in any case, so that a record stays of bounded size. ``look`` is called before the first
+    block, about once a second between blocks, and after the last.
     """
     samples_ns: array[int] = array("q")
-    measured_ns, target_ns = 0, int(min_duration_s * 1e9)
+    measured_ns, target_ns, next_look_ns = 0, int(min_duration_s * 1e9), 0
     block = 1
     with undisturbed():
         while len(samples_ns) < max_samples and (len(samples_ns) < repetitions or measured_ns < target_ns):
             done = len(samples_ns)
+            if look is not None and measured_ns >= next_look_ns:
+                look(done, False)
+                call()
+                next_look_ns = measured_ns + int(max(LOOK_S * 1e9, LOOK_SHARE * measured_ns))
             stop = min(done + block, max_samples)
             if measured_ns >= target_ns:
                 stop = min(stop, max(repetitions, done + 1))
@@ -143,4 +178,6 @@ def time_calls(
             if tick is not None:
                 expected = max(repetitions, stop * target_ns // max(1, measured_ns), stop)
                 tick(stop, min(expected, max_samples), measured_ns * 1e-9)
+    if look is not None:
+        look(len(samples_ns), True)
     return seconds(samples_ns)

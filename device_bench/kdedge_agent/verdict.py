@@ -1,14 +1,17 @@
 """One word for the condition of a run, with reasons and cures in plain words.
 
 In this order, the first that holds: ``undervoltage`` (the supply sagged), ``throttled`` (the processor was slowed
-down), ``drifting`` (the last third differs from the first), ``noisy`` (wide spread), ``steady``.
+down), ``noisy`` where other work took the processor away, ``drifting`` (the last third differs from the first),
+``noisy`` (wide spread), ``steady``. A cause that was seen stands before an effect that it may have had.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from kdedge_agent import statistics
+from kdedge_agent import neighbours, statistics
+from kdedge_agent.cooldown import hottest
+from kdedge_agent.remarks import busy_remarks, condition_remarks
 
 DRIFT_RATIO = 0.05
 """Medians of first and last third that differ by more than this, and by more than their intervals, are a drift."""
@@ -18,8 +21,10 @@ NOISE_IQR = 0.15
 """A middle half of the samples wider than this share of p50 is noisy."""
 FREQUENCY_DROP = 0.10
 """The processor's clock under load sank by more than this share of what it was."""
-BUSY_LOAD = 0.5
-"""Load average before the run, as a share of the processors, above which other work is named."""
+WAITED = 0.05
+"""The worker stood ready without a processor for more than this share of the timed seconds."""
+STOLEN = 0.05
+"""The host of a virtual machine kept more than this share of the measured processors for itself."""
 
 _THROTTLE = ("frequency_capped", "throttled", "soft_temperature_limit")
 _COOL = "Cool the board (heat sink, fan, a pause before the run) or lower its clock"
@@ -33,6 +38,8 @@ def decide(
     after: Snapshot,
     during: Sequence[Snapshot] = (),
     cpu_count: Optional[int] = None,
+    work: Optional[Mapping[str, Any]] = None,
+    cpus: Optional[Sequence[int]] = None,
 ) -> Tuple[str, List[str]]:
     """Verdict and its reasons.
 
@@ -42,16 +49,22 @@ def decide(
         after: The same right after timing.
         during: :func:`kdedge_agent.facts.glance` while the clock ran.
         cpu_count: Processors of the device, to judge the load by.
+        work: What else ran meanwhile (:func:`kdedge_agent.neighbours.compare`), and ``waited_s`` of the worker.
+        cpus: Processors that were measured; None where that is not known.
     """
-    found = {
-        "undervoltage": _undervoltage(before, after, during),
-        "throttled": _throttled(before, after, during),
-        "drifting": _drifting(samples_s),
-        "noisy": _noisy(samples_s),
-    }
-    reasons = [reason for reasons in found.values() for reason in reasons]
-    reasons += _remarks(before, cpu_count)
-    for word, said in found.items():
+    other = work or {}
+    taken = _taken(samples_s, other, cpus)
+    found = [
+        ("undervoltage", _undervoltage(before, after, during)),
+        ("throttled", _throttled(before, after, during)),
+        ("noisy", taken),
+        ("drifting", _drifting(samples_s, during)),
+        ("noisy", _noisy(samples_s, "" if taken else neighbours.named(other, cpus))),
+    ]
+    reasons = [reason for _, said in found for reason in said]
+    reasons += condition_remarks(before, cpu_count)
+    reasons += [] if taken else busy_remarks(other, cpus)
+    for word, said in found:
         if said:
             return word, reasons
     return "steady", [_steady(samples_s), *reasons]
@@ -100,9 +113,9 @@ def _throttled(before: Snapshot, after: Snapshot, during: Sequence[Snapshot]) ->
 
 def _slowed(during: Sequence[Snapshot]) -> List[str]:
     """The clock under load, first third of the glances against the last."""
-    third = len(during) // 3
-    if third < 1:
+    if len(during) < 3:
         return []
+    third = len(during) // 3
     reasons = []
     for policy in during[0].get("frequency_hz") or {}:
         first = [g["frequency_hz"][policy] for g in during[:third] if policy in g["frequency_hz"]]
@@ -113,24 +126,85 @@ def _slowed(during: Sequence[Snapshot]) -> List[str]:
     return reasons
 
 
-def _drifting(samples_s: Sequence[float]) -> List[str]:
-    thirds = statistics.drift(samples_s)
-    if thirds is None or thirds["ratio"] is None or thirds["significant"] is False:
+def thirds(during: Sequence[Snapshot]) -> Optional[Dict[str, Any]]:
+    """Temperature and clock beside the latencies of the first third of the run and of the last.
+
+    Returns:
+        {first, last: {temperature_c: mean of the hottest processor zone, frequency_hz: mean by policy}}, each None or
+        empty where the device does not tell; None for fewer than two glances.
+    """
+    if len(during) < 2:
+        return None
+    third = max(1, len(during) // 3)
+    return {"first": _condition(during[:third]), "last": _condition(during[-third:])}
+
+
+def _condition(glances: Sequence[Snapshot]) -> Dict[str, Any]:
+    heat = [hot for hot in (hottest(glance.get("temperature_c") or {}) for glance in glances) if hot is not None]
+    clocks: Dict[str, List[int]] = {}
+    for glance in glances:
+        for policy, hertz in (glance.get("frequency_hz") or {}).items():
+            clocks.setdefault(policy, []).append(hertz)
+    return {
+        "temperature_c": round(sum(heat) / len(heat), 2) if heat else None,
+        "frequency_hz": {policy: round(sum(values) / len(values)) for policy, values in clocks.items()},
+    }
+
+
+def _in_words(condition: Mapping[str, Any]) -> str:
+    """``61.2 °C, 1500 MHz``; empty where the device tells neither."""
+    heat = condition["temperature_c"]
+    words = [] if heat is None else [f"{heat:.1f} °C"]
+    words += [f"{'/'.join(f'{hz / 1e6:.0f}' for hz in sorted(set(condition['frequency_hz'].values())))} MHz"]
+    return ", ".join(word for word in words if word != " MHz")
+
+
+def _drifting(samples_s: Sequence[float], during: Sequence[Snapshot]) -> List[str]:
+    found = statistics.drift(samples_s)
+    if found is None or found["ratio"] is None or found["significant"] is False:
         return []
-    if abs(thirds["ratio"] - 1) <= DRIFT_RATIO:
+    change = found["ratio"] - 1
+    if abs(change) <= DRIFT_RATIO:
         return []
-    faster = thirds["ratio"] < 1
     cure = (
-        "It was still speeding up: raise the warm-up or set the governor to performance"
-        if faster
-        else "It was slowing down: cool the board, or measure for longer until it settles"
+        "It was still speeding up: set a fixed clock with --governor performance, or measure for longer (--seconds)"
+        if change < 0
+        else "It was slowing down: cool the board (heat sink, fan, --cool-down 45C), or measure for longer (--seconds)"
     )
-    change = thirds["ratio"] - 1
+    beside = thirds(during)
+    words_beside = [] if beside is None else [_in_words(beside["first"]), _in_words(beside["last"])]
+    at = f" ({words_beside[0]}, then {words_beside[1]})" if all(words_beside) and words_beside else ""
     words = f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}"
-    return [f"the last third's median time is {words} than the first third's. {cure}"]
+    return [f"the last third's median time is {words} than the first third's{at}. {cure}"]
 
 
-def _noisy(samples_s: Sequence[float]) -> List[str]:
+def _taken(samples_s: Sequence[float], work: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> List[str]:
+    """Other work had the processor while the worker stood ready."""
+    reasons = []
+    timed_s = sum(samples_s)
+    waited_s = work.get("waited_s")
+    if waited_s is not None and timed_s > 0 and waited_s > WAITED * timed_s:
+        share = min(1.0, waited_s / timed_s)
+        reasons.append(f"the processor was taken away for {share:.0%} of the timed seconds{_by(work, cpus)}")
+    stolen = work.get("stolen_share")
+    if stolen is not None and stolen > STOLEN:
+        reasons.append(
+            f"the host of this virtual machine kept {stolen:.0%} of the processor for itself. Measure on real "
+            "hardware, or when the host is at rest"
+        )
+    return reasons
+
+
+def _by(work: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> str:
+    """Who took it, and the cure."""
+    others = neighbours.named(work, cpus)
+    if others:
+        return f" by {others}. Stop it, or keep it away with --pin and taskset"
+    hidden = " by processes that do not show in /proc" if "processes" in work else ""
+    return f"{hidden}. Stop other work on the device, or measure on another processor (--pin)"
+
+
+def _noisy(samples_s: Sequence[float], others: str) -> List[str]:
     ordered = sorted(samples_s)
     p25, p50, p75, p90 = (statistics.percentile(ordered, q) for q in (0.25, 0.5, 0.75, 0.9))
     if p50 <= 0:
@@ -140,29 +214,13 @@ def _noisy(samples_s: Sequence[float]) -> List[str]:
         reasons.append(f"p90 lies {p90 / p50 - 1:.0%} above p50")
     if (p75 - p25) / p50 > NOISE_IQR:
         reasons.append(f"the middle half of the samples spreads over {(p75 - p25) / p50:.0%} of p50")
-    return [f"{', and '.join(reasons)}. Stop other work on the device, and set a fixed clock"] if reasons else []
-
-
-def _remarks(before: Snapshot, cpu_count: Optional[int]) -> List[str]:
-    """What does not make the verdict but explains a figure that cannot be repeated."""
-    remarks = []
-    governors: Dict[str, List[str]] = {}
-    for policy, entry in (before.get("frequency") or {}).items():
-        if entry.get("governor") not in (None, "performance"):
-            governors.setdefault(entry["governor"], []).append(policy)
-    for governor, policies in governors.items():
-        remarks.append(
-            f"remark: governor {governor} on {', '.join(policies)}. For figures that repeat: "
-            "echo performance | sudo tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
-        )
-    load = before.get("load_average")
-    if load and cpu_count and load[0] > BUSY_LOAD * cpu_count:
-        remarks.append(f"remark: load average {load[0]:.2f} before the run on {cpu_count} processors: other work ran")
-    return remarks
+    who = f" ({others})" if others else ""
+    cure = f"Stop other work on the device{who}, and set a fixed clock (--governor performance)"
+    return [f"{', and '.join(reasons)}. {cure}"] if reasons else []
 
 
 def _steady(samples_s: Sequence[float]) -> str:
-    thirds = statistics.drift(samples_s)
-    if thirds is None or thirds["ratio"] is None:
+    found = statistics.drift(samples_s)
+    if found is None or found["ratio"] is None:
         return f"nothing spoke against it in {len(samples_s)} samples"
-    return f"first and last third agree within {abs(thirds['ratio'] - 1):.1%}, n = {len(samples_s)}"
+    return f"first and last third agree within {abs(found['ratio'] - 1):.1%}, n = {len(samples_s)}"

@@ -62,6 +62,8 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     """Load, first inference, warm-up, timing, memory; then load for the power window on command."""
     memory = PhaseMemory()
     memory.end("start")
+    if request.pin is not None:
+        os.sched_setaffinity(0, request.pin)  # before a runtime starts threads, which inherit it
     sender.send(
         {"type": "doing", "phase": "import", "doing": f"importing {request.runtime or request.format + ' runtimes'}"}
     )
@@ -75,15 +77,23 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     session = runtimes.load(request.artifact, request.format, name, request.threads)
     memory.end("load")
     sender.send({"type": "doing", "phase": "first", "doing": f"running the first inference with {name}"})
-    session.set_inputs(tensors.random_inputs(session, request.seed))
+    offline = request.scenario == "offline"
+    batch = tensors.batch_size(session, request.batch_size) if offline else 1
+    session.set_inputs(tensors.random_inputs(session, request.seed, batch))
     first_s = timing.time_once(session.invoke)
     memory.end("first")
     sender.send({"type": "doing", "phase": "warm-up", "doing": f"warming up with {name}"})
     warm = timing.warm_up(session.invoke, request.warmup_max_s, _tick(sender, "warm-up"))
     sender.send({"type": "doing", "phase": "timing", "doing": f"timing with {name}"})
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    samples = timing.time_calls(session.invoke, request.repetitions, request.min_duration_s, _tick(sender, "timing"))
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    usage, waits = resource.getrusage(resource.RUSAGE_SELF), timing.waited_s()
+    samples = timing.time_calls(
+        session.invoke,
+        request.repetitions,
+        request.min_duration_s,
+        _tick(sender, "timing"),
+        look=_look(sender, commands),
+    )
+    used, waited_s = resource.getrusage(resource.RUSAGE_SELF), timing.longest_wait_s(waits, timing.waited_s())
     memory.end("steady")
     sizes, reasons = memory.result()
     sender.send(
@@ -101,19 +111,23 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
             "memory_bytes": sizes,
             "unmeasured": reasons,
             "preempted": used.ru_nivcsw - usage.ru_nivcsw,
+            "waited_s": waited_s,
+            "used_s": used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime,
+            "batch_size": batch,
+            "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         }
     )
     sender.send({"type": "doing", "phase": "power", "doing": f"running for the power window with {name}"})
-    _serve_power(session.invoke, sender, commands)
+    _serve_power(session.invoke, batch, sender, commands)
 
 
-def _serve_power(invoke: Callable[[], Any], sender: Sender, commands: Commands) -> None:
-    """``load``: run until ``stop`` and say how often, between which moments; ``end``: return."""
+def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands: Commands) -> None:
+    """``load``: run until ``stop``, say how many samples went through, and between which moments; ``end``: return."""
     while commands.next()["type"] == "load":
         count, begin_s = 0, time.monotonic()
         while not commands.stop.is_set():
             invoke()
-            count += 1
+            count += batch
         end_s = time.monotonic()
         commands.stop.clear()
         sender.send({"type": "loaded", "inferences": count, "begin_s": begin_s, "end_s": end_s})
@@ -124,6 +138,16 @@ def _tick(sender: Sender, phase: str) -> Callable[[int, int, float], None]:
         sender.send({"type": "progress", "phase": phase, "done": done, "total": total, "elapsed_s": elapsed_s})
 
     return tick
+
+
+def _look(sender: Sender, commands: Commands) -> Callable[[int, bool], None]:
+    """Let the agent look at the board, and rest until it has: nothing of that look falls into a sample."""
+
+    def look(done: int, last: bool) -> None:
+        sender.send({"type": "look", "done": done, "last": last})
+        commands.next()
+
+    return look
 
 
 def _described(info: Any) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from kdedge.errors import AgentError, ArtifactError, KdedgeError, UnreachableError, WireError
+from kdedge.errors import AgentError, ArtifactError, KdedgeError, UnreachableError, UserError, WireError
 
 from kdedge_bench.artifact_file import ArtifactFile
 from kdedge_bench.devices import Device
@@ -206,6 +206,8 @@ def from_agent(message: dict[str, object], device: Device, artifact: ArtifactFil
         text = re.sub(r"(?:/\S*/)?" + re.escape(artifact.remote_file), artifact.path.name, text)
     if kind == "runtime-missing":
         return RuntimeMissingError(text, where=device.name, cure=f"Install it with: {setup_command(device)}")
+    if kind == "request":
+        return UserError(text, where=device.name, cure=cure)
     if kind == "refused" and artifact is not None:
         return ArtifactError(text, where=artifact.path, cure=cure)
     if kind == "disk-full":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,6 +65,12 @@ def bench(
     runtime: str | None = None,
     repetitions: int = 200,
     min_duration_s: float = 1.0,
+    scenario: str = "single-stream",
+    batch_size: int | None = None,
+    pin: Sequence[int] | None = None,
+    governor: str | None = None,
+    cool_down_s: float | None = None,
+    cool_down_c: float | None = None,
     power: bool = True,
     meter: Meter | str | None = None,
     meter_accuracy: float | None = None,
@@ -81,8 +87,15 @@ def bench(
         device: A device, or the name of one in ``devices.toml``; ``local`` is this machine.
         threads: Intra-op threads of the runtime.
         runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None takes the first that is there.
-        repetitions: At least so many timed inferences.
+        repetitions: At least so many timed inferences (batches, of ``offline``).
         min_duration_s: Go on timing until so many seconds are measured.
+        scenario: ``single-stream`` times one sample after the other; ``offline`` batches back to back, with their
+            throughput.
+        batch_size: Of ``offline``, where the artifact leaves it open; None takes eight.
+        pin: Processors that the runtime may use; None leaves them to the system.
+        governor: Of cpufreq while it is measured, put back afterwards; None leaves it as it is.
+        cool_down_s: Rest for so many seconds first.
+        cool_down_c: Wait first until the processor is at most so hot, for ten minutes at most.
         power: Measure power where the device has a source.
         meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST``,
             ``scpi:PORT``, or one of your own (``kdedge_bench.meters.Meter``). Its figures stand in place of those
@@ -100,15 +113,17 @@ def bench(
 
     Raises:
         ArtifactError: the file is none that can be measured, or the runtime there refuses it.
-        UserError: unknown device, impossible request, or ``out_dir`` cannot be written.
+        UserError: unknown device, impossible request (processors, governor), or ``out_dir`` cannot be written.
         DeviceError: the device or the wire failed (one of its children).
     """
     checked = check_artifact(Path(artifact))
     where = get_device(device) if isinstance(device, str) else device
     tell = progress or _ignore
     wish = _request(
-        checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power
-    )
+        checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
+        scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
+        cool_down_s=cool_down_s, cool_down_c=cool_down_c,
+    )  # fmt: skip
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)
     with (

@@ -63,7 +63,10 @@ def bench_student(
     result = _measured(bundle.path, precision, threads, repetitions, min_duration_s)
     after = facts.snapshot(folder=bundle.path)
     samples = result["latency_s"]["samples"]
-    word, reasons = verdict.decide(samples, before, after, cpu_count=device["cpu_count"])
+    during = result.pop("during")
+    word, reasons = verdict.decide(
+        samples, before, after, during, device["cpu_count"], {"waited_s": result["latency_s"]["waited_s"]}
+    )
     unmeasured = {**result["unmeasured"], **dict.fromkeys(("power_w", "energy_j_per_inference"), _no_power())}
     if precision == "int8":
         result["runtime"]["provider"] = EMULATED
@@ -79,7 +82,7 @@ def bench_student(
             "energy_j_per_inference": None,
             "power": None,
             "unmeasured": unmeasured,
-            "facts": {**device, "before": before, "after": after, "during": []},
+            "facts": {**device, "before": before, "after": after, "during": during, "thirds": verdict.thirds(during)},
             "verdict": word,
             "verdict_reasons": reasons,
         },

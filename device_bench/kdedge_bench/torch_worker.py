@@ -24,7 +24,7 @@ def measure(path: str, precision: str, threads: int, repetitions: int, min_durat
     import torch
     from kdedge.bundle import Bundle
 
-    from kdedge_agent import timing
+    from kdedge_agent import facts, timing
 
     torch.set_num_threads(threads)
     memory.end("import")
@@ -39,11 +39,18 @@ def measure(path: str, precision: str, threads: int, repetitions: int, min_durat
     def invoke() -> None:
         net(image)
 
+    during: list[dict[str, Any]] = []
+
+    def look(done: int, _: bool) -> None:
+        during.append({"samples": done, **facts.glance()})
+
     with torch.inference_mode():
         first_s = timing.time_once(invoke)
         memory.end("first")
         warm = timing.warm_up(invoke, WARMUP_MAX_S)
-        samples = timing.time_calls(invoke, repetitions, min_duration_s)
+        waits = timing.waited_s()
+        samples = timing.time_calls(invoke, repetitions, min_duration_s, look=look)
+        waited_s = timing.longest_wait_s(waits, timing.waited_s())
     memory.end("steady")
     sizes, reasons = memory.result()
     return {
@@ -55,7 +62,9 @@ def measure(path: str, precision: str, threads: int, repetitions: int, min_durat
             "warmup_samples": warm.samples_s,
             "warmup_steady": warm.steady,
             "warmup_rule": warm.rule,
+            "waited_s": waited_s,
         },
+        "during": during,
         "memory_bytes": sizes,
         "unmeasured": reasons,
     }

@@ -9,6 +9,7 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
+from kdedge.cli.conditions import REPETITIONS, processors, refuse_for_bundle, rest_before
 from kdedge.cli.options import Json, Threads
 
 if TYPE_CHECKING:
@@ -25,10 +26,34 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option("--runtime", help="onnxruntime, ai-edge-litert or tflite-runtime; the first that is there."),
     ] = None,
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="At least so many timed inferences.")] = 1000,
+    scenario: Annotated[
+        str, typer.Option("--scenario", help="single-stream: one sample after the other; offline: batches, throughput.")
+    ] = "single-stream",
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch-size", min=1, help="Of offline, where the artifact leaves it open; 8 by default."),
+    ] = None,
+    repetitions: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--repetitions", min=1, help="At least so many timed inferences: 1000, or 200 batches."),
+    ] = None,
     min_duration_s: Annotated[
-        float, typer.Option("--min-duration", min=0.0, help="Go on timing for so many seconds.")
+        float, typer.Option("--seconds", "--min-duration", min=0.0, help="And at least so many timed seconds.")
     ] = 2.0,
+    pin: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--pin", metavar="CPUS", help="Processors that the runtime may use: 0, 2-3 or 0,2."),
+    ] = None,
+    governor: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--governor", metavar="NAME", help="Of the clock while it is measured; put back afterwards."),
+    ] = None,
+    cool_down: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--cool-down", metavar="SECONDS|TEMP", help="Rest first: 60 (seconds), or until 45C, 10 min at most."
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="Of a bundle's student in torch: float32 or int8.")
     ] = "float32",
@@ -60,7 +85,13 @@ def bench(
 
     Latency with its intervals, memory by phase, power where a sensor is, accuracy on request; stores a record.
     """
+    wishes = {
+        "scenario": scenario, "batch_size": batch_size, "pin": processors(pin), "governor": governor,
+        **rest_before(cool_down),
+    }  # fmt: skip
+    repetitions = repetitions or REPETITIONS.get(scenario, REPETITIONS["single-stream"])
     if artifact.is_dir():
+        refuse_for_bundle(wishes, artifact)
         record = _student(
             artifact,
             device,
@@ -77,7 +108,7 @@ def bench(
         record = measure(
             artifact, device=device, threads=threads, runtime=runtime, repetitions=repetitions,
             min_duration_s=min_duration_s, power=power, meter=meter, meter_accuracy=meter_accuracy,
-            accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key,
+            accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key, **wishes,
         )  # fmt: skip
     _finish(record, out, as_json)
 
@@ -199,7 +230,14 @@ def _show(record: RunRecord, path: Path) -> None:
         str(record.runtime.get(key)) for key in ("name", "version", "provider") if record.runtime.get(key)
     )
     output.result(f"{record.device}: {record.artifact.get('path')}, {runtime}, {record.threads} thread(s)")
-    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, 95% intervals)")
+    methods = sorted({name for name in (latency.get("ci95_method") or {}).values() if name})
+    how = f" by {' and '.join(methods)}" if methods else ""
+    output.result(
+        f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, 95% intervals{how})"
+    )
+    for line in (_throughput(record), _thirds(record)):
+        if line is not None:
+            output.result(line)
     output.result(
         f"load         {amount(record.load_s, 'load_s', 1e3, 'ms')}, "
         f"first inference {amount(record.first_inference_s, 'first_inference_s', 1e3, 'ms')}"
@@ -220,3 +258,31 @@ def _show(record: RunRecord, path: Path) -> None:
     for reason in record.verdict_reasons:
         output.result(f"             {reason}")
     output.result(f"record       {path}")
+
+
+def _throughput(record: RunRecord) -> str | None:
+    """Samples a second of the offline scenario."""
+    rate = record.throughput
+    if rate is None or rate["samples_per_s"] is None:
+        return None
+    ends = rate["ci95"]
+    spread = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else f" ({record.unmeasured.get('throughput.ci95')})"
+    return f"throughput   {rate['samples_per_s']:.1f} samples/s{spread}, in batches of {rate['batch_size']}"
+
+
+def _thirds(record: RunRecord) -> str | None:
+    """The first third of the run against the last, with what the board told beside them."""
+    drift = record.latency_s.get("drift")
+    if not drift:
+        return None
+    beside = record.facts.get("thirds") or {}
+
+    def third(name: str) -> str:
+        condition = beside.get(name) or {}
+        heat = condition.get("temperature_c")
+        clocks = sorted({round(hertz / 1e6) for hertz in (condition.get("frequency_hz") or {}).values()})
+        words = [] if heat is None else [f"{heat:.1f} °C"]
+        words += [f"{'/'.join(map(str, clocks))} MHz"] if clocks else []
+        return f"{drift[f'{name}_p50'] * 1e3:.3f}" + (f" at {', '.join(words)}" if words else "")
+
+    return f"thirds ms    first p50 {third('first')}, last p50 {third('last')}"

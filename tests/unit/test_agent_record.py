@@ -93,6 +93,25 @@ def test_what_a_device_may_not_send(change: dict[str, Any], said: str) -> None:
         record(result(**change))
 
 
+def test_offline_reports_samples_a_second_from_the_raw_samples() -> None:
+    built = record(result(request={"scenario": "offline"}, batch_size=16))
+    assert built.throughput is not None
+    assert built.throughput["samples_per_s"] == pytest.approx(16 / 0.002)
+    assert "throughput.ci95" in built.unmeasured
+    single = record(result())
+    assert single.throughput is None
+    assert "offline" in single.unmeasured["throughput"]
+    for batch in (None, 0, True, "8", 1.5):
+        with pytest.raises(ProtocolError, match="batch_size"):
+            record(result(request={"scenario": "offline"}, batch_size=batch))
+
+
+def test_a_record_from_before_there_was_throughput_is_read() -> None:
+    document = record(result()).to_dict()
+    del document["throughput"]
+    assert RunRecord.from_json(document).throughput is None
+
+
 def test_a_missing_part_is_named() -> None:
     lacking = result()
     del lacking["facts"]

@@ -82,3 +82,13 @@ def test_no_warm_up_at_all() -> None:
 
 def test_seconds_are_exact_to_the_nanosecond() -> None:
     assert timing.seconds([1, 103_217, 2_000_000_001]) == [1e-9, 0.000103217, 2.000000001]
+
+
+def test_a_thread_that_waits_for_its_processor_is_seen() -> None:
+    """By the scheduler's own count; a sleeping thread does not wait for one."""
+    before = timing.waited_s()
+    time.sleep(0.05)
+    waited = timing.longest_wait_s(before, timing.waited_s())
+    assert waited is None or waited >= 0
+    assert timing.longest_wait_s({}, {"1": 2.0}) is None
+    assert timing.longest_wait_s({"1": 1.0, "2": 1.0}, {"1": 1.5, "2": 3.0, "3": 9.0}) == 2.0

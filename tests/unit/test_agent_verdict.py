@@ -84,7 +84,8 @@ def test_a_governor_that_still_climbs_is_drifting_the_other_way() -> None:
     faster = (np.asarray(STEADY) * np.linspace(1.3, 1.0, 600)).tolist()
     word, reasons = verdict.decide(faster, CALM, CALM)
     assert word == "drifting"
-    assert "warm-up" in reasons[0]
+    assert "still speeding up" in reasons[0]
+    assert "--governor performance" in reasons[0]
 
 
 def test_a_neighbour_is_noise() -> None:
