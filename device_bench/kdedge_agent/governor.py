@@ -9,16 +9,14 @@ forgotten the change too.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from kdedge_agent import cpufreq, sysfs
+from kdedge_agent import cpufreq, journal, sysfs
 from kdedge_agent.errors import AgentFailure
 from kdedge_agent.process import agent_command
 
@@ -79,7 +77,7 @@ class GovernorChange:
         """Lock the journal, and put back what a killed agent left in it; without a journal nothing is changed."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = _locked(self._folder / JOURNAL, create=True, wait=False)
+            self._lock = journal.locked(self._folder / JOURNAL, create=True, wait=False)
         except BlockingIOError:
             message = "another measurement on this device has set the governor"
             raise AgentFailure("request", message, "Wait until it has ended") from None
@@ -95,7 +93,7 @@ class GovernorChange:
         document = {"boot_id": sysfs.read_text(_BOOT_ID), "governor": self._name, "was": was}
         try:
             if self._lock is not None:
-                _write(self._lock, json.dumps(document))
+                journal.write(self._lock, json.dumps(document))
             self._keeper = _start_keeper(self._folder / JOURNAL)
         except OSError as error:
             why = f"nothing would put it back after a crash: {error.strerror}"
@@ -116,7 +114,7 @@ class GovernorChange:
         """Put back what was there; may be called whether or not anything was changed."""
         if self._lock is not None:
             _restore(self._lock)
-            self.report["restored"] = not _read(self._lock)
+            self.report["restored"] = not journal.read(self._lock)
             if self.report["restored"]:
                 with suppress(OSError):
                     (self._folder / JOURNAL).unlink()
@@ -147,48 +145,25 @@ def recover(folder: Path, *, wait: bool = False) -> List[str]:
         folder: The agent's.
         wait: Until the agent that owns the journal has ended, instead of leaving it alone.
     """
-    journal = folder / JOURNAL
+    place = folder / JOURNAL
     try:
-        lock = _locked(journal, create=False, wait=wait)
+        lock = journal.locked(place, create=False, wait=wait)
     except OSError:
         return []
     with lock:
         restored = _restore(lock)
-        if not _read(lock):
+        if not journal.read(lock):
             with suppress(OSError):
-                journal.unlink()
+                place.unlink()
     return restored
 
 
-def keep(journal: str, stdin: IO[bytes]) -> int:
+def keep(place: str, stdin: IO[bytes]) -> int:
     """The keeper's whole life: wait until the agent has ended, then put back what it could not."""
     while stdin.read(1):
         pass
-    recover(Path(journal).parent, wait=True)
+    recover(Path(place).parent, wait=True)
     return 0
-
-
-def _locked(path: Path, *, create: bool, wait: bool) -> IO[str]:
-    """The journal, open and locked; a file that was unlinked while we waited for its lock is not it.
-
-    Raises:
-        OSError: no such file, not writable, or (EWOULDBLOCK) another has the lock.
-    """
-    while True:
-        handle = os.open(str(path), os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
-        file = os.fdopen(handle, "r+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:
-            if not create:
-                file.close()
-                raise
-        except OSError:
-            file.close()
-            raise
-        file.close()
 
 
 def _why_not_writable(place: Path) -> Optional[str]:
@@ -200,30 +175,12 @@ def _why_not_writable(place: Path) -> Optional[str]:
         return error.strerror
 
 
-def _read(file: IO[str]) -> Dict[str, Any]:
-    """The journal; empty for one that is empty or was never written to its end."""
-    file.seek(0)
-    try:
-        document = json.loads(file.read() or "{}")
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) and isinstance(document.get("was"), dict) else {}
-
-
-def _write(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _restore(file: IO[str]) -> List[str]:
     """Write back what the journal says, where the governor still is the one it set; the places written.
 
     What cannot be written back stays in the journal.
     """
-    document = _read(file)
+    document = journal.read(file)
     boot_id = sysfs.read_text(_BOOT_ID)
     left: Dict[str, str] = {}
     done = []
@@ -236,13 +193,13 @@ def _restore(file: IO[str]) -> List[str]:
                 done.append(place)
             except OSError:
                 left[place] = before
-    _write(file, json.dumps({**document, "was": left}) if left else "")
+    journal.write(file, json.dumps({**document, "was": left}) if left else "")
     return done
 
 
-def _start_keeper(journal: Path) -> "subprocess.Popen[bytes]":
+def _start_keeper(place: Path) -> "subprocess.Popen[bytes]":
     """A process that outlives this one by the moment it takes to restore; out of reach of its terminal's signals."""
-    command, environment = agent_command("--keep-governor", str(journal))
+    command, environment = agent_command("--keep-governor", str(place))
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -54,6 +54,8 @@ class Progress:
     text: str
 
 
+#: Of a measurement, beside what was asked of it in seconds.
+REQUEST_LIMIT_S = 7200.0
 OnProgress = Callable[[Progress], None]
 
 
@@ -168,6 +170,7 @@ def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:
             {"type": "measure", "request": request.to_dict()},
             on_progress=lambda message: tell(_agent_progress(message, ready.artifact)),
             about=ready.artifact,
+            limit_s=REQUEST_LIMIT_S + 2 * request.min_duration_s + (request.cool_down_s or 0.0),
         )
     except ArtifactError:
         if not ready.transport.device.is_local:

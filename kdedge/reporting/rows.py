@@ -170,7 +170,7 @@ def _run_row(run: Run) -> Row:
     provider = next((runtime[key] for key in ("provider", "delegate") if runtime.get(key)), None)
     return Row(
         key=record.run_id,
-        label=_LABELS.get(str(record.artifact.get("role"))) or plain(_file_name(record)),
+        label=_LABELS.get(str(record.artifact.get("role"))) or plain(_file_name(record)) + _batches(record),
         format=plain(record.artifact.get("format") or record.request.get("format") or ""),
         precision=plain(record.artifact.get("precision") or ""),
         device=plain(record.device),
@@ -180,6 +180,12 @@ def _run_row(run: Run) -> Row:
         verdict_reasons=tuple(plain(reason) for reason in record.verdict_reasons),
         cells=_run_cells(run),
     )
+
+
+def _batches(record: RunRecord) -> str:
+    """Beside the name of an ``offline`` run, whose latencies are those of batches; empty of any other."""
+    size = (record.throughput or {}).get("batch_size")
+    return f" in batches of {size}" if is_number(size) else ""
 
 
 def _file_name(record: RunRecord) -> str:

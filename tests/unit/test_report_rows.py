@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_figures_are_the_records_with_their_n_and_interval() -> None:
     assert cells["steady"].value == 60_000_000
     assert cells["load"].value == 0.125
     assert cells["first"].value == 0.0625
+
+
+def test_latencies_of_batches_are_not_taken_for_those_of_samples() -> None:
+    run = record()
+    assert "batches" not in row_of(run).label
+    run = replace(run, throughput={"samples_per_s": 800.0, "ci95": None, "batch_size": 8, "batches": 200})
+    assert row_of(run).label.endswith(" in batches of 8")
 
 
 def test_what_is_unmeasured_says_why_and_is_never_zero() -> None:
