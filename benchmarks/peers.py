@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from kdedge_exporters.quiet import quiet
+
 Inputs = dict[str, np.ndarray[Any, Any]]
 
 
@@ -75,8 +77,9 @@ def ai_edge_static(source: Path, samples: Sequence[Inputs], out: Path) -> None:
     from ai_edge_quantizer.quantizer import Quantizer  # type: ignore[import-untyped]
 
     content = source.read_bytes()
-    (signature,) = Interpreter(model_content=content).get_signature_list()
-    quantizer = Quantizer(content, recipe.static_wi8_ai8())
-    found = quantizer.calibrate({signature: list(samples)}, num_threads=1)
-    result = quantizer.quantize(found, enable_progress_bar=False, enable_progress_report=False)
+    with quiet():
+        (signature,) = Interpreter(model_content=content).get_signature_list()
+        quantizer = Quantizer(content, recipe.static_wi8_ai8())
+        found = quantizer.calibrate({signature: list(samples)}, num_threads=1)
+        result = quantizer.quantize(found, enable_progress_bar=False, enable_progress_report=False)
     out.write_bytes(bytes(result.quantized_model))
