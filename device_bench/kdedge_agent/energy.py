@@ -1,104 +1,44 @@
 """Joules of an inference from sampled watts: a window under load between two windows of idle.
 
 Power is sampled by the agent's own process while the worker runs, in a window in which nothing is timed; so the
-sampler cannot slow what is timed. gross = E/N with E the integral over the load window; net = (E - P_idle*T)/N.
+sampler cannot slow what is timed. gross = E/N with E the integral over the load window; net = (E - P_idle*T)/N with
+P_idle the mean of the two idle windows. Where their intervals come from is in :mod:`kdedge_agent.power_interval`.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
-from kdedge_agent.power_source import PowerSource, SourceGone
+from kdedge_agent import power_interval
+from kdedge_agent.power_interval import MeanPower, interval, together
+from kdedge_agent.power_readings import Readings, integrate
+from kdedge_agent.power_source import PowerSource
+from kdedge_agent.sampler import PowerSample, Sampler
+
+__all__ = [
+    "PowerSample",
+    "Sampler",
+    "Windows",
+    "account",
+    "integrate",
+    "period_s",
+    "settle_s",
+    "wanted_s",
+    "window_s",
+]
 
 MIN_PERIODS = 100
 """A load window lasts at least so many periods of its sensor."""
-
-Point = Tuple[float, float]
-
-
-@dataclass(frozen=True)
-class PowerSample:
-    """One reading: seconds on the monotonic clock (middle of the reading), watts by rail."""
-
-    at_s: float
-    watts: Dict[str, float]
-
-
-def window_s(asked_s: float, period_s: float) -> float:
-    """Length of the load window in seconds: as asked, but at least 100 periods of the sensor."""
-    return max(asked_s, MIN_PERIODS * period_s)
-
-
-class Sampler:
-    """Reads a source at its own rhythm in a thread, until stopped."""
-
-    def __init__(self, source: PowerSource) -> None:
-        self._source = source
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="power", daemon=True)
-        self._samples: List[PowerSample] = []
-        self.failures: List[str] = []
-
-    def start(self) -> None:
-        """Begin to sample."""
-        self._thread.start()
-
-    def stop(self) -> List[PowerSample]:
-        """End, and hand over every sample, in order."""
-        self._stop.set()
-        self._thread.join()
-        return list(self._samples)
-
-    def _run(self) -> None:
-        due = time.monotonic()
-        while not self._stop.is_set():
-            begin = time.monotonic()
-            try:
-                watts = self._source.read()
-            except SourceGone as error:
-                self.failures.append(str(error))
-            else:
-                # A counter's mean ends when it was read; another sensor's value lies somewhere within the reading.
-                end = time.monotonic()
-                self._samples.append(PowerSample(end if self._source.averages else (begin + end) / 2, watts))
-            due = max(due + self._source.period_s, time.monotonic())
-            self._stop.wait(due - time.monotonic())
-
-
-def integrate(points: Sequence[Point], begin_s: float, end_s: float, averages: bool = False) -> Optional[float]:
-    """Joules between two moments, from (seconds, watts) in order; None without a point to go by.
-
-    Trapezoids, with the ends interpolated and the first and last value held beyond them. With ``averages`` each
-    value is the mean since the point before, so that steps are exact.
-    """
-    if not points or end_s <= begin_s:
-        return None
-    joules, last_s, last_w = 0.0, begin_s, _value_at(points, begin_s, averages)
-    for at_s, watts in points:
-        if at_s <= begin_s:
-            continue
-        if at_s >= end_s:
-            break
-        joules += (at_s - last_s) * (watts if averages else (last_w + watts) / 2)
-        last_s, last_w = at_s, watts
-    end_w = _value_at(points, end_s, averages)
-    return joules + (end_s - last_s) * (end_w if averages else (last_w + end_w) / 2)
-
-
-def _value_at(points: Sequence[Point], at_s: float, averages: bool) -> float:
-    """Watts at a moment: interpolated, or of the interval it lies in."""
-    before: Optional[Point] = None
-    for point in points:
-        if point[0] >= at_s:
-            if averages or before is None or point[0] == before[0]:
-                return point[1]
-            share = (at_s - before[0]) / (point[0] - before[0])
-            return before[1] + share * (point[1] - before[1])
-        before = point
-    return points[-1][1]
+MIN_IDLE_PERIODS = 20
+"""Likewise each window of idle."""
+SETTLE_PERIODS = 3
+MIN_SETTLE_S = 0.3
+MAX_WINDOW_S = 300.0
+"""A sensor slower than 3 s gives fewer periods, and an interval that says so."""
+TARGET = 0.01
+"""Half-width, relative to the mean, that a window grows for."""
+COVERS_95 = "sampling, sensor resolution, timing, gaps and drift of idle; not the calibration of the sensor"
 
 
 @dataclass(frozen=True)
@@ -111,65 +51,134 @@ class Windows:
     inferences: int
 
 
-def _mean_w(points: Sequence[Point], bounds: Tuple[float, float], averages: bool) -> Optional[float]:
-    inside = [point for point in points if bounds[0] <= point[0] <= bounds[1]]
-    joules = integrate(points, bounds[0], bounds[1], averages) if len(inside) >= 2 else None
-    return None if joules is None else joules / (bounds[1] - bounds[0])
+def window_s(asked_s: float, sensor_s: float, periods: int = MIN_PERIODS) -> float:
+    """Length of a window in seconds: as asked, but at least so many periods of the sensor, as far as 300 s allow."""
+    return max(asked_s, min(periods * sensor_s, MAX_WINDOW_S))
+
+
+def wanted_s(source: PowerSource, samples: Sequence[PowerSample], bounds: Tuple[float, float]) -> float:
+    """Length in seconds that a load window should have, from what was read in its beginning.
+
+    100 periods of the sensor as it turned out to be, and as long as makes the interval of a varying power 1% of it to
+    either side; 300 s at most. To be asked once (Stein, Annals of Mathematical Statistics 16, 1945): who looks again
+    and again and stops at a narrow interval finds intervals that are too narrow.
+    """
+    seconds = bounds[1] - bounds[0]
+    readings = Readings(source, samples)
+    wanted = window_s(seconds, readings.rate.period_s)
+    load = readings.mean_power(bounds) if source.total_rails else None
+    if load is None or load.watts <= 0:
+        return wanted
+    return max(wanted, min(MAX_WINDOW_S, seconds * (load.error_w["sampling"] / (TARGET * load.watts)) ** 2 * 1.1))
+
+
+def period_s(source: PowerSource, samples: Sequence[PowerSample]) -> float:
+    """Seconds between two new values of the sensor, as the readings tell."""
+    return Readings(source, samples).rate.period_s
+
+
+def settle_s(sensor_s: float) -> float:
+    """Seconds in which neither the sensor's last value nor the processor's clock still belong to what went before."""
+    return max(MIN_SETTLE_S, min(SETTLE_PERIODS * sensor_s, MAX_WINDOW_S / 10))
 
 
 def account(source: PowerSource, samples: Sequence[PowerSample], windows: Windows) -> Dict[str, Any]:
     """The record's ``power`` part.
 
     Returns:
-        source, covers, period_s, rails_w (mean under load by rail), load_w, idle_before_w, idle_after_w,
-        idle_drift_w, window_s, inferences, gross_j_per_inference, net_j_per_inference, net_error_j_per_inference
-        (what the drift of the idle power alone makes uncertain), samples [[seconds since the load began, watts]],
+        source, covers (what the total is of), total_rails, period_s (as declared), sensor_period_s, sensor_hz and
+        sensor_rate_from (as found), window_s, sensor_periods and readings (in it), inferences, rails_w (mean under
+        load by rail), load_w, idle_before_w, idle_after_w, idle_window_s (both), idle_drift_w, gross_, net_ and
+        net_error_j_per_inference (what the drift of the idle power alone makes uncertain), load_w_ci95,
+        gross_j_per_inference_ci95, net_j_per_inference_ci95, error_w and net_error_w (95% half-widths in W by
+        cause), ci95_covers,
+        gap_s (seconds of the load window without readings), samples [[seconds since the load began, watts]],
         reasons key -> why it is None.
     """
     begin, end = windows.load
+    readings = Readings(source, samples)
+    rate = readings.rate
     result: Dict[str, Any] = {
         "source": source.name,
         "covers": source.covers,
+        "total_rails": list(source.total_rails),
         "period_s": source.period_s,
+        "sensor_period_s": rate.period_s,
+        "sensor_hz": 1.0 / rate.period_s,
+        "sensor_rate_from": rate.how,
         "window_s": end - begin,
+        "sensor_periods": (end - begin) / rate.period_s,
         "inferences": windows.inferences,
+        "ci95_covers": COVERS_95,
+        "rails_w": {rail: readings.mean_w(points, windows.load) for rail, points in readings.rails.items()},
+        "samples": [[round(at_s - begin, 6), round(watts, 6)] for at_s, watts in readings.total],
     }
-    rails = {rail: [(s.at_s, s.watts[rail]) for s in samples] for rail in source.rails}
-    result["rails_w"] = {rail: _mean_w(p, windows.load, source.averages) for rail, p in rails.items()}
-    points = [(s.at_s, total) for s in samples for total in [source.total(s.watts)] if total is not None]
-    result["samples"] = [[round(at_s - begin, 6), round(watts, 6)] for at_s, watts in points]
-    load_w = _mean_w(points, windows.load, source.averages)
-    before_w = _mean_w(points, windows.idle_before, source.averages)
-    after_w = _mean_w(points, windows.idle_after, source.averages)
-    result.update(load_w=load_w, idle_before_w=before_w, idle_after_w=after_w)
-    result.update(_per_inference(load_w, before_w, after_w, end - begin, windows.inferences))
-    result["reasons"] = _reasons(source, result)
+    known = bool(source.total_rails)
+    load = readings.mean_power(windows.load, windows.inferences) if known else None
+    idle = [readings.mean_power(w) if known else None for w in (windows.idle_before, windows.idle_after)]
+    result["idle_window_s"] = [b - a for a, b in (windows.idle_before, windows.idle_after)]
+    result["readings"] = None if load is None else load.readings
+    result["gap_s"] = None if load is None else load.gap_s
+    result["reasons"] = _reasons(source, load, idle, end - begin, result["idle_window_s"])
+    idle = [part if part and part.answered(seconds) else None for part, seconds in zip(idle, result["idle_window_s"])]
+    result.update(_figures(None if "load_w" in result["reasons"] else load, idle, end - begin, windows))
     return result
 
 
-def _per_inference(
-    load_w: Optional[float], before_w: Optional[float], after_w: Optional[float], seconds: float, count: int
-) -> Dict[str, Optional[float]]:
-    gross = net = error = drift = None
-    if load_w is not None and count > 0:
-        gross = load_w * seconds / count
-        if before_w is not None and after_w is not None:
-            drift = after_w - before_w
-            net = (load_w - (before_w + after_w) / 2) * seconds / count
-            error = abs(drift) / 2 * seconds / count
-    return {
-        "gross_j_per_inference": gross,
-        "net_j_per_inference": net,
-        "net_error_j_per_inference": error,
-        "idle_drift_w": drift,
+def _figures(
+    load: Optional[MeanPower], idle: Sequence[Optional[MeanPower]], seconds: float, windows: Windows
+) -> Dict[str, Any]:
+    """Watts, joules per inference and their intervals; None for what is not there."""
+    before, after = idle
+    found: Dict[str, Any] = {
+        "load_w": None if load is None else load.watts,
+        "idle_before_w": None if before is None else before.watts,
+        "idle_after_w": None if after is None else after.watts,
     }
+    found.update(dict.fromkeys(("gross_j_per_inference", "net_j_per_inference", "net_error_j_per_inference")))
+    found.update(dict.fromkeys(("load_w_ci95", "gross_j_per_inference_ci95", "net_j_per_inference_ci95")))
+    found.update(idle_drift_w=None, error_w=None, net_error_w=None)
+    if load is None or windows.inferences < 1:
+        return found
+    each = seconds / windows.inferences
+    found["error_w"] = dict(load.error_w)
+    found["load_w_ci95"] = interval(load.watts, load.half_w)
+    found["gross_j_per_inference"] = load.watts * each
+    found["gross_j_per_inference_ci95"] = interval(load.watts * each, load.half_w * each)
+    if before is None or after is None:
+        return found
+    drift = after.watts - before.watts
+    errors = power_interval.net_errors(load, before, after)
+    net = (load.watts - (before.watts + after.watts) / 2) * each
+    half = together(list(errors.values())) * each
+    found["net_error_w"] = errors
+    found.update(idle_drift_w=drift, net_j_per_inference=net, net_error_j_per_inference=abs(drift) / 2 * each)
+    found["net_j_per_inference_ci95"] = interval(net, half)
+    return found
 
 
-def _reasons(source: PowerSource, result: Dict[str, Any]) -> Dict[str, str]:
+def _reasons(
+    source: PowerSource,
+    load: Optional[MeanPower],
+    idle: Sequence[Optional[MeanPower]],
+    seconds: float,
+    idle_s: Sequence[float],
+) -> Dict[str, str]:
+    """Why a figure is None, by its key."""
     reasons: Dict[str, str] = {}
-    if result["load_w"] is None:
-        why = source.covers if not source.total_rails else "the sensor gave too few readings in the window"
-        reasons["load_w"] = reasons["gross_j_per_inference"] = why
-    if result["net_j_per_inference"] is None:
-        reasons["net_j_per_inference"] = reasons.get("load_w", "no idle windows (idle_s too short for the sensor)")
+    why = None
+    if not source.total_rails:
+        why = source.covers
+    elif load is None:
+        why = "the sensor gave too few readings in the window"
+    elif not load.answered(seconds):
+        why = f"the sensor did not answer for {load.gap_s:.3g} s of the {seconds:.3g} s under load"
+    elif load.watts <= 0:
+        why = f"the mean under load is {load.watts:.3g} W: the sensor's shunt may be wired the other way round"
+    if why:
+        reasons["load_w"] = reasons["gross_j_per_inference"] = reasons["net_j_per_inference"] = why
+    elif any(part is None for part in idle):
+        reasons["net_j_per_inference"] = "no idle windows, or too short for the sensor (idle_s)"
+    elif not all(part.answered(length) for part, length in zip(idle, idle_s) if part):
+        reasons["net_j_per_inference"] = "the sensor did not answer for much of the idle windows"
     return reasons

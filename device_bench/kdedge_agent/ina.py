@@ -11,18 +11,27 @@ from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
 from kdedge_agent import sysfs
-from kdedge_agent.power_source import FileSource, PowerSource, Reading, product, scaled
+from kdedge_agent.power_source import FileSource, PowerSource, Rail
 
 ROOT = Path("/")
 
-JETSON_TOTALS: Tuple[Tuple[str, str, Optional[Tuple[str, ...]], str], ...] = (
-    (r"agx orin|p3701", "AGX Orin", None, "it has no input rail: VIN_SYS_5V0 is the I/O rail, not the total"),
+JETSON_TOTALS: Tuple[Tuple[str, str, Tuple[str, ...], str], ...] = (
+    (
+        r"agx orin|p3701",
+        "AGX Orin",
+        (),
+        "sum of the module's rails; it has no input rail (VIN_SYS_5V0 is the I/O rail)",
+    ),
     (r"agx xavier|jetson-agx|p2888", "AGX Xavier", (), "sum of the module's rails"),
     (r"orin (nano|nx)|p3767", "Orin Nano/NX", ("VDD_IN",), "the module's input rail"),
     (r"xavier nx|p3668", "Xavier NX", ("VDD_IN",), "the module's input rail"),
     (r"jetson[- ]nano|p3448|p3450", "Nano", ("POM_5V_IN",), "the module's 5 V input rail"),
 )
-"""Pattern on model and compatible -> board, rails of its total (empty: all; None: no rule gives one), in words."""
+"""Pattern on model and compatible -> board, rails of its total (empty: all), in words."""
+
+NO_RULE = "no rule knows which rails are the total of this board"
+INA3221_SHUNT_STEP_UV = 40.0
+"""Of the register (data sheet SBOS576, 8.6.2): the step of a current is this by the shunt, 8 mA at 5 milliohms."""
 
 
 def _jetson_total(root: Path, rails: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
@@ -30,55 +39,69 @@ def _jetson_total(root: Path, rails: Sequence[str]) -> Tuple[Tuple[str, ...], st
     for pattern, board, wanted, words in JETSON_TOTALS:
         if not re.search(pattern, described):
             continue
-        if wanted is None:
-            return (), f"{board}: {words}"
         if all(rail in rails for rail in wanted):
             return wanted or tuple(rails), f"{board}: {words}"
         return (), f"{board}: its input rail {', '.join(wanted)} is not among {', '.join(rails)}"
-    return (), "no rule knows which rails are the total of this board"
+    return (), NO_RULE
 
 
-def _ina3221_hwmon(folder: Path) -> Dict[str, Reading]:
+def _ina3221_hwmon(folder: Path, place: str) -> Dict[str, Rail]:
     """JetPack 5 and 6, and the mainline driver: channels 1 to 3; 4 to 7 are shunt voltages and their sum."""
-    readings: Dict[str, Reading] = {}
+    rails: Dict[str, Rail] = {}
     for channel in (1, 2, 3):
-        label = sysfs.read_text(folder / f"in{channel}_label") or f"{folder.name}-channel{channel}"
+        label = sysfs.read_text(folder / f"in{channel}_label") or f"{place}-channel{channel}"
         volts, amperes = folder / f"in{channel}_input", folder / f"curr{channel}_input"
         off = sysfs.read_int(folder / f"in{channel}_enable") == 0
         if label.upper() != "NC" and not off and volts.exists() and amperes.exists():
-            readings[label] = product(volts, amperes)
-    return readings
+            shunt_uohm = sysfs.read_int(folder / f"shunt{channel}_resistor") or 0
+            step_ma = INA3221_SHUNT_STEP_UV / shunt_uohm * 1e3 if shunt_uohm > 0 else 0.0
+            rails[label] = Rail(1e-6, (volts, amperes), (8.0, step_ma))
+    return rails
 
 
-def _ina3221_iio(folder: Path) -> Dict[str, Reading]:
+def _ina3221_iio(folder: Path) -> Dict[str, Rail]:
     """JetPack 4: power in mW by channel."""
-    readings: Dict[str, Reading] = {}
+    rails: Dict[str, Rail] = {}
     for path in sorted(folder.glob("rail_name_[0-9]")):
         label = sysfs.read_text(path) or path.name
         power = folder / f"in_power{path.name[-1]}_input"
         if label.upper() != "NC" and power.exists():
-            readings[label] = scaled(power, 1e-3)
-    return readings
+            rails[label] = Rail(1e-3, (power,))
+    return rails
 
 
-def find_ina3221(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str]]:
-    """Every INA3221 on the I2C buses, in any of the JetPack layouts."""
-    readings: Dict[str, Reading] = {}
-    period_s = 0.0
-    chips = 0
+def _ina3221_rails(root: Path) -> Tuple[Dict[str, Rail], float, int]:
+    """Rails, the chips' own interval in seconds (0: they do not say), how many chips; in any of the JetPack layouts."""
+    rails: Dict[str, Rail] = {}
+    period_s, chips = 0.0, 0
     for device in sorted((root / "sys/bus/i2c/devices").glob("*-00*")):
         if not (sysfs.read_text(device / "name") or "").startswith("ina3221"):
             continue
         chips += 1
+        here: Dict[str, Rail] = {}
         for folder in sorted(device.glob("hwmon/hwmon*")):
-            readings.update(_ina3221_hwmon(folder))
+            here.update(_ina3221_hwmon(folder, device.name))
             period_s = max(period_s, (sysfs.read_int(folder / "update_interval") or 0) * 1e-3)
         for folder in sorted(device.glob("iio:device*")):
-            readings.update(_ina3221_iio(folder))
-    if not readings:
+            here.update(_ina3221_iio(folder))
+        rails.update(
+            {label if label not in rails else f"{label} ({device.name})": rail for label, rail in here.items()}
+        )
+    return rails, period_s, chips
+
+
+def find_ina3221(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str]]:
+    """Every INA3221 on the I2C buses."""
+    rails, period_s, chips = _ina3221_rails(root)
+    if not rails:
         return None, "an INA3221 without a readable channel" if chips else "no INA3221 on the I2C buses"
-    total, covers = _jetson_total(root, list(readings))
-    return FileSource("ina3221", max(period_s, 0.02) if period_s else 0.1, readings, total, covers), None
+    total, covers = _jetson_total(root, list(rails))
+    return FileSource("ina3221", _paced(period_s), rails, total, covers, lambda: _ina3221_rails(root)[0]), None
+
+
+def _paced(period_s: float) -> float:
+    """Seconds between readings: the sensor's own interval, no less than 20 ms; 100 ms where it does not say."""
+    return max(period_s, 0.02) if period_s else 0.1
 
 
 # INA219/220/226/230/231 (ina2xx driver) and INA238
@@ -87,8 +110,8 @@ _INA2XX = re.compile(r"ina(219|220|226|230|231|234|260)$")
 _INA238 = re.compile(r"ina(237|238|228|780)$")
 
 
-def _one_channel(root: Path, chips: "re.Pattern[str]") -> Tuple[Dict[str, Reading], float]:
-    readings: Dict[str, Reading] = {}
+def _one_channel(root: Path, chips: "re.Pattern[str]") -> Tuple[Dict[str, Rail], float]:
+    rails: Dict[str, Rail] = {}
     period_s = 0.0
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         chip = sysfs.read_text(folder / "name") or ""
@@ -98,9 +121,9 @@ def _one_channel(root: Path, chips: "re.Pattern[str]") -> Tuple[Dict[str, Readin
         label = (
             sysfs.read_text(folder / "label") or sysfs.read_text(folder / "in1_label") or _chip_address(folder, chip)
         )
-        readings[label] = scaled(power, 1e-6)
+        rails[label] = Rail(1e-6, (power,))
         period_s = max(period_s, (sysfs.read_int(folder / "update_interval") or 0) * 1e-3)
-    return readings, max(period_s, 0.02) if period_s else 0.1
+    return rails, _paced(period_s)
 
 
 def _chip_address(folder: Path, chip: str) -> str:
@@ -114,24 +137,26 @@ def _chip_address(folder: Path, chip: str) -> str:
 
 def find_ina238(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str]]:
     """INA238 and its kin; Jetson Thor measures its input with one that is labelled VIN."""
-    readings, period_s = _one_channel(root, _INA238)
-    if not readings:
+    rails, period_s = _one_channel(root, _INA238)
+    if not rails:
         return None, "no INA238 in hwmon"
     described = f"{sysfs.board_model(root) or ''} {sysfs.compatible(root)}".lower()
-    known = re.search(r"thor|p3834", described) and "VIN" in readings
-    covers = "Thor: the input rail" if known else "no rule knows which rails are the total of this board"
-    return FileSource("ina238", period_s, readings, ("VIN",) if known else (), covers), None
+    known = re.search(r"thor|p3834", described) and "VIN" in rails
+    covers = "Thor: the input rail" if known else NO_RULE
+    total = ("VIN",) if known else ()
+    return FileSource("ina238", period_s, rails, total, covers, lambda: _one_channel(root, _INA238)[0]), None
 
 
 def find_ina2xx(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str]]:
     """INA219, INA226 and their kin on a HAT; alone on a Raspberry Pi it is taken to measure the supply."""
-    readings, period_s = _one_channel(root, _INA2XX)
-    if not readings:
+    rails, period_s = _one_channel(root, _INA2XX)
+    if not rails:
         return None, "no INA219 or INA226 in hwmon (on I2C it needs the kernel's ina2xx driver: an overlay)"
-    alone = len(readings) == 1 and "raspberry pi" in (sysfs.board_model(root) or "").lower()
+    alone = len(rails) == 1 and "raspberry pi" in (sysfs.board_model(root) or "").lower()
     covers = (
         "the only sensor on a board that has none of its own: taken to be in the board's supply line"
         if alone
         else "no rule knows what this sensor is wired to"
     )
-    return FileSource("ina2xx", period_s, readings, list(readings) if alone else [], covers), None
+    total = list(rails) if alone else []
+    return FileSource("ina2xx", period_s, rails, total, covers, lambda: _one_channel(root, _INA2XX)[0]), None

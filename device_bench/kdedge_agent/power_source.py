@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set
+
+from kdedge_agent.power_interval import smallest_step
 
 Reading = Callable[[], float]
 
@@ -42,6 +44,18 @@ class PowerSource:
         """
         raise NotImplementedError
 
+    def find_again(self) -> None:
+        """Look for the sensor anew after a reading failed: a driver that was bound again may have other paths."""
+
+    def steps_w(self) -> Dict[str, float]:
+        """Smallest steps of the readings by rail, where the source knows better than the sums of watts can tell."""
+        return {}
+
+    def estimate(self, watts: Optional[float]) -> Optional[Dict[str, Any]]:
+        """{"watts", "of", "why_estimate"} of something that the source does not measure; None where it offers none."""
+        del watts
+        return None
+
     def described(self) -> Dict[str, Any]:
         """Name, rails and total in words, for the facts of a device."""
         return {
@@ -57,24 +71,111 @@ class PowerSource:
         return sum(watts[rail] for rail in self.total_rails) if self.total_rails else None
 
 
+class Seen:
+    """The different values that one register of a sensor has given, at most some hundreds.
+
+    Attributes:
+        last: The value that was read last.
+    """
+
+    def __init__(self, known_step: float = 0.0) -> None:
+        self._known_step = known_step
+        self._values: Set[float] = set()
+        self.last = 0.0
+
+    def add(self, value: float) -> float:
+        """Remember a value; hands it back."""
+        if len(self._values) < 500:
+            self._values.add(value)
+        self.last = value
+        return value
+
+    @property
+    def step(self) -> float:
+        """The register's step: as known, or as its values tell; 0 where neither does."""
+        return self._known_step or smallest_step(list(self._values))
+
+
+class Rail:
+    """Watts of one rail: the product of the numbers in one or two files and a factor.
+
+    Args:
+        factor: Watts in one unit of the product.
+        paths: Files, one or two.
+        known_steps: Smallest steps of the files' numbers where the chip's data sheet tells them, else 0.
+    """
+
+    def __init__(self, factor: float, paths: Sequence[Path], known_steps: Sequence[float] = (0.0, 0.0)) -> None:
+        self._factor = factor
+        self._paths = list(paths)
+        self._seen = [Seen(step) for _, step in zip(paths, known_steps)]
+
+    def __call__(self) -> float:
+        """Watts, now.
+
+        Raises:
+            SourceGone: a file is gone, or holds no number.
+        """
+        watts = self._factor
+        for path, seen in zip(self._paths, self._seen):
+            watts *= seen.add(number(path))
+        return watts
+
+    def step_w(self) -> float:
+        """The smallest step of the rail's watts, about where they were last."""
+        return abs(self._factor) * product_step(self._seen)
+
+
+def product_step(seen: Sequence[Seen]) -> float:
+    """Step of the product of registers: every step of one times the others' last values."""
+    total = 0.0
+    for one in seen:
+        step = one.step
+        for other in seen:
+            step *= abs(other.last) if other is not one else 1.0
+        total += step
+    return total
+
+
 class FileSource(PowerSource):
-    """Rails that are read from files, each by a small function."""
+    """Rails that are read from files, each by a small function.
+
+    Args:
+        name: Kind of the source.
+        period_s: Seconds between two readings.
+        readings: By rail.
+        total_rails: As in PowerSource.
+        covers: As in PowerSource.
+        search: Looks for the same rails anew.
+    """
 
     def __init__(
         self,
         name: str,
         period_s: float,
-        readings: Dict[str, Reading],
+        readings: Mapping[str, Reading],
         total_rails: Sequence[str],
         covers: str,
+        search: Optional[Callable[[], Mapping[str, Reading]]] = None,
     ) -> None:
         super().__init__(period_s, list(readings), total_rails, covers)
         self.name = name
-        self._readings = readings
+        self._readings = dict(readings)
+        self._search = search
 
     def read(self) -> Dict[str, float]:
         """Watts by rail, now."""
         return {rail: reading() for rail, reading in self._readings.items()}
+
+    def find_again(self) -> None:
+        """Take the rails from where they are now, if all of them are there."""
+        found = self._search() if self._search is not None else {}
+        if set(found) == set(self.rails):
+            self._readings = {rail: found[rail] for rail in self.rails}
+
+    def steps_w(self) -> Dict[str, float]:
+        """Smallest steps of the rails that are read from files."""
+        return {rail: reading.step_w() for rail, reading in self._readings.items() if isinstance(reading, Rail)}
 
 
 def number(path: Path) -> float:
@@ -87,13 +188,3 @@ def number(path: Path) -> float:
         return float(path.read_text())
     except (OSError, ValueError) as error:
         raise SourceGone(f"{path}: {error}") from None
-
-
-def product(volts_milli: Path, amperes_milli: Path) -> Reading:
-    """MV times mA, in W."""
-    return lambda: number(volts_milli) * number(amperes_milli) * 1e-6
-
-
-def scaled(path: Path, factor: float) -> Reading:
-    """The number in a file times a factor, in W."""
-    return lambda: number(path) * factor

@@ -47,6 +47,8 @@ class Rapl(PowerSource):
             used_uj = energy - before[rail]
             if used_uj < 0:
                 used_uj += self._wrap[rail]
+                if used_uj > self._wrap[rail] / 2:  # no wrap: it began anew (suspend, driver bound again)
+                    raise SourceGone(f"the counter of {rail} was set back")
             watts[rail] = used_uj * 1e3 / (t1 - t0)  # µJ per ns is kW
         return watts
 

@@ -122,15 +122,31 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
 
 
 def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands: Commands) -> None:
-    """``load``: run until ``stop``, say how many samples went through, and between which moments; ``end``: return."""
-    while commands.next()["type"] == "load":
+    """``load``: run until ``stop``, say how many samples went through, and between which moments; ``end``: return.
+
+    For ``settle_s`` seconds before and after these moments it runs as well: a sensor that answers late, or with the
+    mean of what has been, then sees load at both ends of the window.
+    """
+    while True:
+        command = commands.next()
+        if command["type"] != "load":
+            return
+        settle_s = float(command.get("settle_s", 0.0))
+        _run_for(invoke, settle_s)
         count, begin_s = 0, time.monotonic()
         while not commands.stop.is_set():
             invoke()
             count += batch
         end_s = time.monotonic()
         commands.stop.clear()
+        _run_for(invoke, settle_s)
         sender.send({"type": "loaded", "inferences": count, "begin_s": begin_s, "end_s": end_s})
+
+
+def _run_for(invoke: Callable[[], Any], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        invoke()
 
 
 def _tick(sender: Sender, phase: str) -> Callable[[int, int, float], None]:

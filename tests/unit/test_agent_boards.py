@@ -1,0 +1,159 @@
+"""Which sensor each board has, and what its total is, on trees that are laid out as theirs are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.device import boards
+
+from kdedge_agent import facts, power, sysfs
+from kdedge_agent.power_source import PowerSource, SourceGone
+
+NX_W = 0.870 * 5
+ORIN = ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"]
+XAVIER = ["GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"]
+NX = ["VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"]
+
+TOTALS = [
+    ("pi5", "pi5-pmic", [rail[0] for rail in boards.PMIC_RAILS], 2.4259, "sum of the PMIC's rails"),
+    ("pi5_ina219_hat", "pi5-pmic", [rail[0] for rail in boards.PMIC_RAILS], 2.4259, "sum of the PMIC's rails"),
+    ("pi4_ina219_hat", "ina2xx", ["ina219 at 1-0040"], 3.12, "in the board's supply line"),
+    ("jetson_nano", "ina3221", ["POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU"], 2.2, "Nano: the module's 5 V input rail"),
+    ("xavier_nx_jetpack4", "ina3221", NX, NX_W, "Xavier NX: the module's input rail"),
+    ("xavier_nx_jetpack5", "ina3221", NX, NX_W, "Xavier NX: the module's input rail"),
+    ("agx_xavier_jetpack4", "ina3221", XAVIER, 19 * 0.155 + 2.1, "AGX Xavier: sum of the module's rails"),
+    ("agx_xavier_jetpack5", "ina3221", XAVIER, 19 * 0.155 + 2.1, "AGX Xavier: sum of the module's rails"),
+    ("orin_nano", "ina3221", NX, NX_W, "Orin Nano/NX: the module's input rail"),
+    ("agx_orin", "ina3221", ORIN, 20 * 0.2 + 5 * 0.72, "VIN_SYS_5V0 is the I/O rail"),
+    ("thor", "ina238", ["VIN"], 32.4, "Thor: the input rail"),
+    ("laptop", "battery", ["BAT0"], 9.6, "the whole machine, its screen too"),
+    ("laptop_power", "battery", ["BAT1"], 7.25, "the whole machine, its screen too"),
+]
+
+
+def built(board: str, root: Path) -> Path:
+    boards.BOARDS[board](root)
+    return root
+
+
+def found(root: Path) -> PowerSource:
+    source, reason = power.discover(root)
+    assert source is not None, reason
+    return source
+
+
+@pytest.mark.parametrize(("board", "name", "rails", "total_w", "covers"), TOTALS)
+def test_rails_and_total(board: str, name: str, rails: list[str], total_w: float, covers: str, tmp_path: Path) -> None:
+    source = found(built(board, tmp_path))
+    watts = source.read()
+    assert source.name == name
+    assert list(watts) == rails
+    assert source.total(watts) == pytest.approx(total_w, rel=2e-3)
+    assert covers in source.covers
+
+
+@pytest.mark.parametrize("board", ["unknown_board", "pi4_ina3221_hat"])
+def test_rails_that_no_rule_knows_give_no_total(board: str, tmp_path: Path) -> None:
+    source = found(built(board, tmp_path))
+    assert len(source.read()) == 2, "NC is left out"
+    assert source.total(source.read()) is None
+    assert "no rule knows" in source.covers
+
+
+@pytest.mark.parametrize(
+    ("board", "words"),
+    [
+        ("pi4", ["Raspberry Pi 4 Model B Rev 1.4 has no power sensor of its own", "INA219"]),
+        ("laptop_charging", ["BAT0 is charging", "unplug the charger"]),
+    ],
+)
+def test_what_is_said_where_there_is_none(board: str, words: list[str], tmp_path: Path) -> None:
+    source, reason = power.discover(built(board, tmp_path))
+    assert source is None
+    assert all(word in str(reason) for word in words), reason
+
+
+def test_nothing_at_all_says_what_to_buy(tmp_path: Path) -> None:
+    assert "would measure it" in str(power.discover(tmp_path)[1])
+
+
+@pytest.mark.parametrize("board", sorted(boards.BOARDS))
+def test_every_tree_tells_what_the_board_is(board: str, tmp_path: Path) -> None:
+    root = built(board, tmp_path)
+    assert sysfs.board_model(root)
+    assert facts.device_facts(root)["cpu"]
+    assert facts.snapshot(root)["frequency"]["policy0"]["governor"] == "performance"
+
+
+def test_several_sources_are_all_named_in_the_order_of_preference(tmp_path: Path) -> None:
+    rows = power.survey(built("pi5_ina219_hat", tmp_path))
+    assert [(row["name"], row["chosen"]) for row in rows] == [("pi5-pmic", True), ("ina2xx", False)]
+    charging = power.survey(built("laptop_charging", tmp_path / "laptop"))
+    assert [row["name"] for row in charging] == ["battery"]
+    assert "unplug" in charging[0]["reason"]
+
+
+def test_thor_prefers_the_input_over_the_module(tmp_path: Path) -> None:
+    assert [row["name"] for row in power.survey(built("thor", tmp_path))] == ["ina238", "ina3221"]
+
+
+def test_the_wall_side_of_a_pi5_is_an_estimate(tmp_path: Path) -> None:
+    source = found(built("pi5", tmp_path))
+    estimate = source.estimate(2.0)
+    assert estimate is not None
+    assert estimate["watts"] == pytest.approx(1.1451 * 2.0 + 0.5879)
+    assert "calibrate" in estimate["why_estimate"]
+    assert source.estimate(None) is None
+
+
+def test_rapl_counts_package_and_memory(tmp_path: Path) -> None:
+    source = found(built("x86_rapl", tmp_path))
+    assert source.averages
+    assert source.total_rails == ("package-0", "dram-0")
+    folder = tmp_path / "sys/class/powercap/intel-rapl:0"
+    (folder / "energy_uj").write_text("1000")  # 850 µJ to the end and 1000 more: it wrapped around
+    assert source.read()["package-0"] > 0
+    (folder / "energy_uj").write_text("500")
+    with pytest.raises(SourceGone, match="set back"):
+        source.read()
+    (folder / "energy_uj").write_text("700")
+    assert source.read()["package-0"] > 0
+
+
+def test_rapl_for_root_only_says_who_may_read_it(tmp_path: Path) -> None:
+    counter = built("x86_rapl", tmp_path) / "sys/class/powercap/intel-rapl:0/energy_uj"
+    counter.chmod(0)
+    if os.access(counter, os.R_OK):  # root reads everything: a counter that gives an error instead
+        counter.unlink()
+        counter.mkdir()
+    source, reason = power.discover(tmp_path)
+    assert source is None
+    assert "chmod a+r" in str(reason)
+
+
+def test_a_charger_plugged_in_during_the_run_ends_the_readings(tmp_path: Path) -> None:
+    source = found(built("laptop", tmp_path))
+    (tmp_path / "sys/class/power_supply/BAT0/status").write_text("Charging\n")
+    with pytest.raises(SourceGone, match="BAT0 is charging"):
+        source.read()
+
+
+def test_a_sensor_that_comes_back_under_another_number_is_read_again(tmp_path: Path) -> None:
+    source = found(built("orin_nano", tmp_path))
+    before = source.read()
+    device = tmp_path / "sys/devices/platform/c240000.i2c/i2c-1/1-0040/hwmon"
+    shutil.move(device / "hwmon1", device / "hwmon7")
+    with pytest.raises(SourceGone):
+        source.read()
+    source.find_again()
+    assert source.read() == before
+
+
+def test_the_step_of_an_ina3221_is_that_of_its_shunt(tmp_path: Path) -> None:
+    """40 µV at 5 milliohms are 8 mA, at 5 V 40 mW; 8 mV at 0.87 A are 7 mW."""
+    source = found(built("orin_nano", tmp_path))
+    source.read()
+    assert source.steps_w()["VDD_IN"] == pytest.approx(5.0 * 0.008 + 0.008 * 0.87)
