@@ -38,7 +38,9 @@ MAX_WINDOW_S = 300.0
 """A sensor slower than 3 s gives fewer periods, and an interval that says so."""
 TARGET = 0.01
 """Half-width, relative to the mean, that a window grows for."""
-COVERS_95 = "sampling, sensor resolution, timing, gaps and drift of idle; not the calibration of the sensor"
+COVERS_95 = (
+    "sampling, sensor resolution, timing, bursts in step, gaps and drift of idle; not the calibration of the sensor"
+)
 
 
 @dataclass(frozen=True)

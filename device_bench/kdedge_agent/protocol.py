@@ -143,8 +143,9 @@ class RunRequest:
         min_duration_s: Go on timing until so many seconds are measured.
         warmup_max_s: Cap of the warm-up.
         power: Measure power if a source is there.
-        power_window_s: At least so long a window for power; the agent makes it longer for slow sensors.
-        idle_s: Seconds of idle before and after the power window.
+        power_window_s: At least so long a window for power; the agent makes it longer for slow sensors and for power
+            that varies.
+        idle_s: At least so many seconds of idle before and after the power window; 0 leaves idle and net figures out.
         external_meter: A meter on the host reads the power: hold the windows, read no source here, and answer with
             the windows' bounds.
         seed: Of the random input where no samples are given.
@@ -289,9 +290,12 @@ class RunRecord:
             pss, private and private_dirty after timing.
         power_w: Mean watts of the window under load, or None.
         energy_j_per_inference: Gross joules per inference, or None.
-        power: source, covers, period_s, window_s, inferences, rails_w, load_w, idle_before_w, idle_after_w,
-            idle_drift_w, gross_, net_ and net_error_j_per_inference, samples [[s, W]]; None where no source is. Of a
-            meter on the host also meter, clock, windows_s, error_j, and the figures' 95% intervals (``*_ci95``).
+        power: What ``energy.account`` returns but its reasons: source, covers (what its total is of, and by which
+            rule), total_rails, sensor_hz, window_s, sensor_periods, inferences, rails_w, load_w, idle_before_w,
+            idle_after_w, idle_drift_w, gross_, net_ and net_error_j_per_inference, ``*_ci95`` of load_w, gross and net,
+            error_w and net_error_w by cause, gap_s, samples [[s, W]]; failed_readings, reading (what it costs),
+            sources_found (every source by name), estimate (of what the source does not measure, or None). Of a meter
+            on the host also meter, clock, windows_s, error_j. None where no source is.
         accuracy: n, accuracy, f1_macro of the artifact on the device; None where not asked for.
         unmeasured: quantity -> reason, for every null above.
         facts: What the agent saw of the device; before, after and (about once a second) during the timing; thirds

@@ -56,7 +56,9 @@ def find_rate(times: Sequence[float], states: Sequence[Hashable], declared_s: fl
     share = len(changes) / (len(times) - 1)
     runs = [b - a for a, b in zip(changes, changes[1:])]
     if share >= 0.5 and max(runs) <= 3:
-        return SensorRate(polled_s / share, polled_s, False, "its readings change as often as it is read")
+        return SensorRate(
+            polled_s / share, polled_s, False, "its readings change as often as it is read: at least so fast"
+        )
     if sum(run == 1 for run in runs) >= 0.1 * len(runs):
         return SensorRate(polled_s, polled_s, False, "its readings change from one to the next, in coarse steps")
     moments = [(times[i - 1] + times[i]) / 2 for i in changes]

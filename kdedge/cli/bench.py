@@ -212,6 +212,8 @@ def _metadata(artifact: Path) -> dict[str, Any] | None:
 
 
 def _show(record: RunRecord, path: Path) -> None:
+    from kdedge.reporting.energy_text import energy_text, power_notes
+
     latency = record.latency_s
     intervals = latency.get("ci95") or {}
 
@@ -251,7 +253,9 @@ def _show(record: RunRecord, path: Path) -> None:
     source = f" ({power['source']}: {power['covers']})" if record.power_w is not None and "covers" in power else ""
     output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}{source}")
     if record.energy_j_per_inference is not None:
-        output.result(f"energy       {record.energy_j_per_inference * 1e3:.4f} mJ per inference (gross)")
+        output.result(f"energy       {energy_text(record.power or {})} per inference")
+    for note in power_notes(record.power or {}):
+        output.result(f"             {note}")
     if record.accuracy is not None:
         output.result(f"accuracy     {record.accuracy['accuracy']:.4f} (n={record.accuracy['n']})")
     output.result(f"verdict      {record.verdict}")

@@ -23,6 +23,7 @@ from kdedge.reporting.cells import (
     single,
 )
 from kdedge.reporting.check import is_number
+from kdedge.reporting.energy_text import power_notes
 from kdedge.reporting.runs import Run, Runs, Trained
 from kdedge.reporting.text import plain
 from kdedge_agent.protocol import RunRecord
@@ -249,9 +250,7 @@ def _power(run: Run) -> dict[str, Cell]:
     record = run.record
     power = record.power or {}
     inside = _part(power, "reasons")
-    notes = [f"source: {plain(power['source'])}"] if power.get("source") else []
-    if is_number(power.get("inferences")) and is_number(power.get("window_s")):
-        notes.append(f"{power['inferences']} inferences in {power['window_s']:.3g} s")
+    notes = power_notes(power)
     figures = {
         "power": (record.power_w, WATTS, "power_w", "load_w"),
         "energy": (record.energy_j_per_inference, MILLIJOULES, "energy_j_per_inference", "gross_j_per_inference"),
@@ -269,7 +268,9 @@ def _power(run: Run) -> dict[str, Cell]:
 
 
 def _readings(power: Mapping[str, Any]) -> int | None:
-    """How many of the sensor's readings lie in the window under load; all of them where they bear no time."""
+    """New values of the sensor in the window under load; else its readings there; all where they bear no time."""
+    if is_number(power.get("readings")):
+        return int(power["readings"])
     samples = power.get("samples")
     if not isinstance(samples, list):
         return None

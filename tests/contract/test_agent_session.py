@@ -455,3 +455,36 @@ def test_power_from_a_boards_tool_becomes_joules(tmp_path: Path, onnx_model: Pat
     assert "power_w" not in answer["unmeasured"]
     assert {"idle before", "power", "idle after"} <= {message["phase"] for message in agent.progress}
     assert answer["facts"]["before"]["throttle"] == {"raw": 0, "set": []}
+    assert power["gap_s"] == 0.0
+    assert power["sensor_periods"] >= 90, "readings take a while longer than their period on a busy machine"
+    assert power["idle_window_s"][0] >= 2.0, "twenty periods, though half a second was asked for"
+    assert power["gross_j_per_inference_ci95"][0] <= answer["energy_j_per_inference"]
+    assert [row["name"] for row in power["sources_found"] if row["chosen"]] == ["pi5-pmic"]
+    assert power["reading"]["reads"] > 100
+    assert power["estimate"]["watts"] == pytest.approx(1.1451 * watts + 0.5879)
+
+
+FORGETFUL = """#!/bin/sh
+# A Pi 5's tool whose firmware is away for the 60th to the 72nd reading.
+[ "$1" = pmic_read_adc ] || exec {tool} "$1"
+echo >> {count}
+n=$(wc -l < {count})
+if [ "$n" -ge 60 ] && [ "$n" -lt 73 ]; then echo 'error=1 error_msg="VCHI initialization failed"'; exit 255; fi
+exec {tool} "$1"
+"""
+
+
+def test_a_sensor_that_vanishes_and_comes_back_leaves_a_gap_that_is_stated(tmp_path: Path, onnx_model: Path) -> None:
+    tool = tmp_path / "bin" / "vcgencmd"
+    tool.parent.mkdir()
+    tool.write_text(FORGETFUL.format(tool=SYSFS / "pi5" / "usr" / "bin" / "vcgencmd", count=tmp_path / "count"))
+    tool.chmod(0o755)
+    request = run_request(onnx_model, power=True, power_window_s=1.0, idle_s=0.5)
+    path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
+    with AgentProcess(tmp_path, environment={"PATH": path}) as agent:
+        answer = agent.ask({"type": "measure", "request": request})
+    assert answer["type"] == "result", answer
+    power = answer["power"]
+    assert power["failed_readings"] == 13
+    assert power["gap_s"] == pytest.approx(1.3, abs=0.4)
+    assert answer["power_w"] == pytest.approx(2.2822219618)

@@ -145,7 +145,13 @@ def fleet() -> list[RunRecord]:
             power={
                 "source": "INA219 at 0x40 (hwmon)", "period_s": 0.1, "window_s": 10.0, "inferences": 5000,
                 "idle_before_w": 2.5, "idle_after_w": 2.6, "gross_j_per_inference": 0.009,
-                "net_j_per_inference": 0.0039, "net_error_j_per_inference": 0.0001,
+                "net_j_per_inference": 0.0039, "net_error_j_per_inference": 0.0001, "load_w": 4.5,
+                "gross_j_per_inference_ci95": [0.0089, 0.0091], "net_j_per_inference_ci95": [0.0037, 0.0041],
+                "covers": "the board's supply line", "sensor_hz": 10.0, "sensor_periods": 100.0,
+                "sensor_rate_from": "its readings change as often as it is read", "gap_s": 0.3,
+                "reading": {"reads": 141, "read_s": 0.0123, "cpu_share": 0.05},
+                "net_error_w": {"sampling": 0.045, "idle_drift": 0.05, "beat": 0.0},
+                "estimate": {"watts": 5.74, "of": "the socket", "why_estimate": "a fit of another board"},
                 "samples": [[i / 10, 4.5] for i in range(-20, 121)],
             },
             verdict_reasons=[
