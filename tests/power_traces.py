@@ -72,27 +72,26 @@ class Sensor:
             noise[i] = self.likeness * noise[i - 1] + np.sqrt(1 - self.likeness**2) * noise[i]
         return np.asarray(noise * self.noise_w)
 
-    def read(self, power: Power, begin_s: float, end_s: float, rng: Rng) -> list[PowerSample]:
-        """Readings between two moments."""
+    def read(self, power: Power, begin_s: float, end_s: float, seed: int) -> list[PowerSample]:
+        """Readings between two moments; of a later end the first are the same."""
+        moments_rng, noise_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+        first, phase = moments_rng.random(2)
         count = int((end_s - begin_s) * self.poll_hz)
-        cells = (np.arange(count) + 0.5 + self.jitter * (rng.random(count) - 0.5)) / self.poll_hz
-        times = begin_s + rng.random() / self.poll_hz * (1 - self.jitter) + cells
+        cells = (np.arange(count) + 0.5 + self.jitter * (moments_rng.random(count) - 0.5)) / self.poll_hz
+        times = begin_s + first / self.poll_hz * (1 - self.jitter) + cells
         if self.counter:
             watts = np.diff(power.until(times)) / np.diff(times)
             return [PowerSample(float(t), {"VIN": float(w)}) for t, w in zip(times[1:], watts, strict=True)]
         moments = times
         if self.hz < self.poll_hz:  # a clock of its own, of any phase
             moments = (
-                begin_s
-                - 2 / self.hz
-                + rng.random() / self.hz
-                + np.arange(int((end_s - begin_s + 3) * self.hz + 4)) / self.hz
+                begin_s - 2 / self.hz + phase / self.hz + np.arange(int((end_s - begin_s + 3) * self.hz + 4)) / self.hz
             )
         if self.mean_s:
             values = (power.until(moments) - power.until(moments - self.mean_s)) / self.mean_s
         else:
             values = power.at(moments)
-        values = values + self._noise(len(moments), rng)
+        values = values + self._noise(len(moments), noise_rng)
         if self.step_w:
             values = np.round(values / self.step_w) * self.step_w
         if self.hz < self.poll_hz:
@@ -133,17 +132,18 @@ def warming(times_s: Array, window_s: float, inference_s: float, rng: Rng) -> Ar
     return np.asarray(rng.uniform(3.0, 8.0) * (1 - rng.uniform(0.0, 0.06) * np.exp(-times_s / tau_s)))
 
 
-def bursts(jitter: float = 0.02) -> Load:
-    """High for a part of each inference, low for the rest; durations scatter by ``jitter``, relative."""
+def bursts(jitter: float = 0.02, swing_w: float = 1.5) -> Load:
+    """Low for a part of each inference, higher by about ``swing_w`` for the rest; durations scatter by ``jitter``."""
 
     def load(times_s: Array, window_s: float, inference_s: float, rng: Rng) -> Array:
-        span_s = float(times_s[-1] - times_s[0])
+        duty, low_w, more_w = rng.uniform(0.3, 0.7), rng.uniform(3.0, 5.0), swing_w * rng.uniform(0.5, 1.5)
+        begin_s, span_s = float(times_s[0]), float(times_s[-1] - times_s[0])
+        first = rng.random()
         lengths = inference_s * np.maximum(0.2, 1 + jitter * rng.normal(size=int(1.1 * span_s / inference_s) + 50))
-        ends = float(times_s[0]) + np.cumsum(lengths) - rng.random() * lengths[0]
+        ends = begin_s + np.cumsum(lengths) - first * lengths[0]
         index = np.minimum(np.searchsorted(ends, times_s, side="right"), len(ends) - 1)
         share = 1 - (ends[index] - times_s) / lengths[index]
-        duty, low_w, high_w = rng.uniform(0.3, 0.7), rng.uniform(3.0, 4.0), rng.uniform(5.0, 7.0)
-        return np.where(share < duty, high_w, low_w)
+        return np.where(share < duty, low_w + more_w, low_w)
 
     return load
 
@@ -174,23 +174,21 @@ class Kind:
         window_s = energy.window_s(0.0, per_s)
         before = (1.0 + settle_s, 1.0 + settle_s + idle_s)
         begin_s = before[1] + settle_s
-        longest_s = energy.MAX_WINDOW_S if self.grows else window_s
-        span_s = begin_s + longest_s + 2 * settle_s + idle_s + 2 * per_s
-        edges = np.arange(0.0, span_s, min(1e-2, inference_s / 10 if self.grows else 1.0))
-        middle = (edges[1:] + edges[:-1]) / 2
-        idle_w = rng.uniform(1.8, 2.4) + self.idle_drift_w * rng.uniform(-1, 1) * np.clip(middle / span_s, 0, 1)
-        under = self.load(middle - begin_s, window_s, inference_s, rng)
-        state = rng.bit_generator.state
+        idle_0_w, idle_more_w = rng.uniform(1.8, 2.4), self.idle_drift_w * rng.uniform(-1, 1)
+        load_seed, sensor_seed = (int(seed) for seed in rng.integers(2**32, size=2))
         source = FileSource("synthetic", self.declared_s or 1 / sensor.poll_hz, {"VIN": lambda: 0.0}, ["VIN"], "all")
         source.averages = sensor.counter
-        for _ in range(2):
+        for _ in range(2):  # a longer window sees what the shorter one saw, and more
             window = (begin_s, begin_s + np.ceil(window_s / inference_s) * inference_s)
             off_s = window[1] + settle_s
             after = (off_s + settle_s, off_s + settle_s + idle_s)
-            loaded = (middle >= before[1]) & (middle < off_s)
-            power = Power(edges, np.where(loaded, under, idle_w))
-            rng.bit_generator.state = state  # a longer window sees what the shorter one saw, and more
-            samples = sensor.read(power, 0.5, min(after[1] + 2 * per_s, span_s), rng)
+            span_s = after[1] + 2 * per_s
+            edges = np.arange(0.0, span_s, min(1e-2, inference_s / 8 if self.grows else 1.0))
+            middle = (edges[1:] + edges[:-1]) / 2
+            idle_w = idle_0_w + idle_more_w * middle / span_s
+            under = self.load(middle - begin_s, window_s, inference_s, np.random.default_rng(load_seed))
+            power = Power(edges, np.where((middle >= before[1]) & (middle < off_s), under, idle_w))
+            samples = sensor.read(power, 0.5, span_s, sensor_seed)
             if not self.grows:
                 break
             window_s = energy.wanted_s(source, [s for s in samples if s.at_s <= window[1]], window)
@@ -213,6 +211,7 @@ KINDS: dict[str, Kind] = {
     "steps": Kind(steps, _PLAIN),
     "warming load": Kind(warming, _PLAIN),
     "bursts": Kind(bursts(), _PLAIN),
+    "strong bursts": Kind(bursts(swing_w=3.0), _PLAIN),
     "bursts in step with the sensor": Kind(bursts(0.0), _PLAIN, inference_s=0.01),
     "noise": Kind(constant, Sensor(noise_w=0.15)),
     "noise, neighbours alike": Kind(constant, Sensor(noise_w=0.05, likeness=0.6)),
@@ -221,7 +220,7 @@ KINDS: dict[str, Kind] = {
     "sensor of 10 Hz, mean": Kind(bursts(), Sensor(mean_s=0.1, noise_w=0.03)),
     "sensor of 30 Hz": Kind(steps, Sensor(hz=30.0, poll_hz=30.0, noise_w=0.05)),
     "sensor of 100 Hz": Kind(bursts(), Sensor(hz=100.0, poll_hz=100.0, noise_w=0.05)),
-    "counter": Kind(bursts(), Sensor(poll_hz=20.0, hz=20.0, counter=True)),
+    "counter": Kind(bursts(), Sensor(poll_hz=20.0, hz=20.0, jitter=0.1, counter=True)),
     "readings in lockstep": Kind(bursts(), replace(_PLAIN, jitter=0.0)),
     "drifting idle": Kind(constant, _PLAIN, idle_drift_w=0.3),
     "steps of 20 mW": Kind(constant, Sensor(step_w=0.02)),
@@ -230,7 +229,7 @@ KINDS: dict[str, Kind] = {
 """What the estimator must be right about within 1%, and within its interval."""
 
 LOCKED: dict[str, Kind] = {
-    "readings and bursts in lockstep": Kind(bursts(0.0), replace(_PLAIN, jitter=0.0), inference_s=0.01),
+    "readings and bursts in lockstep": Kind(bursts(0.0, 3.0), replace(_PLAIN, jitter=0.0), inference_s=0.01),
     "bursts in step with a held sensor": Kind(
         bursts(0.0), Sensor(hz=2.0, poll_hz=10.0, noise_w=0.02), inference_s=0.05
     ),

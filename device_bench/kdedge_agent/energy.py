@@ -38,6 +38,8 @@ MAX_WINDOW_S = 300.0
 """A sensor slower than 3 s gives fewer periods, and an interval that says so."""
 TARGET = 0.01
 """Half-width, relative to the mean, that a window grows for."""
+SURPLUS = 1.25
+"""A window grows by so much more, because its beginning knows the scatter no better."""
 COVERS_95 = (
     "sampling, sensor resolution, timing, bursts in step, gaps and drift of idle; not the calibration of the sensor"
 )
@@ -71,7 +73,7 @@ def wanted_s(source: PowerSource, samples: Sequence[PowerSample], bounds: Tuple[
     load = readings.mean_power(bounds) if source.total_rails else None
     if load is None or load.watts <= 0:
         return wanted
-    return max(wanted, min(MAX_WINDOW_S, seconds * (load.error_w["sampling"] / (TARGET * load.watts)) ** 2 * 1.1))
+    return max(wanted, min(MAX_WINDOW_S, seconds * SURPLUS * (load.error_w["sampling"] / (TARGET * load.watts)) ** 2))
 
 
 def period_s(source: PowerSource, samples: Sequence[PowerSample]) -> float:

@@ -10,7 +10,8 @@ Causes, each as the half-width of a 95% interval in watts; independent, hence ad
 - ``resolution``: the sensor's readings have steps; noise finer than a step does not average them out. For noise of
   standard deviation s the mean of a quantiser of step q is off by at most the sum over k of
   q/(k pi) exp(-2 pi^2 k^2 s^2/q^2), and never by more than q/2 (Widrow and Kollar, Quantization Noise, 2008, ch. 6).
-- ``timing``: a held value is between nothing and one period old.
+- ``timing``: a held value is between nothing and one period old. Of a counter of joules this is the only error: the
+  window begins and ends within intervals of it.
 - ``beat``: bursts of power at the rate of the inferences, read at a rate that goes into it: the readings then see
   one part of the burst only, and look steady.
 - ``gaps``: while the sensor did not answer the power lay anywhere between the extremes that it gave.
@@ -28,6 +29,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from kdedge_agent.sensor_rate import SensorRate
 
+CAUSES = ("sampling", "resolution", "timing", "beat", "gaps")
 MIN_READINGS = 4
 """Fewer readings in a window give no interval, hence no figure."""
 MAX_GAP_SHARE = 0.2

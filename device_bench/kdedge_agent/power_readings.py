@@ -73,21 +73,25 @@ class Readings:
         if watts is None or len(values) < power_interval.MIN_READINGS:
             return None
         seconds = bounds[1] - bounds[0]
+        spread_w = max(values) - min(values)
+        if self.source.averages:
+            # A counter misses nothing but where in its intervals the window begins and ends.
+            errors = dict.fromkeys(power_interval.CAUSES, 0.0)
+            errors["timing"] = spread_w * self.rate.polled_s / seconds
+            return MeanPower(watts, errors, len(values), 0.0)
         times = [at_s for at_s, _ in self.total]
-        errors = {"sampling": power_interval.sampling_w(values, max(self.steps.values()))}
-        gap_s = 0.0
-        if not self.source.averages:  # what a counter missed, it counted all the same
-            holes = power_interval.gaps(times, bounds, max(self.rate.polled_s, self.rate.period_s))
-            gap_s = sum(b - a for a, b in holes)
-            inside = [at_s for at_s in times if bounds[0] <= at_s <= bounds[1]]
-            ends = max(1, len(values) // 20)
-            edge_w = sum(values[:ends]) / ends - sum(values[-ends:]) / ends
-            errors.update(
-                resolution=self._resolution_w(bounds),
-                timing=abs(edge_w) * self.rate.period_s / 2 / seconds if self.rate.held else 0.0,
-                beat=power_interval.beat_w(inside, values, self.rate, inferences, seconds),
-                gaps=(max(values) - min(values)) * gap_s / seconds,
-            )
+        holes = power_interval.gaps(times, bounds, max(self.rate.polled_s, self.rate.period_s))
+        gap_s = sum(b - a for a, b in holes)
+        inside = [at_s for at_s in times if bounds[0] <= at_s <= bounds[1]]
+        ends = max(1, len(values) // 20)
+        edge_w = sum(values[:ends]) / ends - sum(values[-ends:]) / ends
+        errors = {
+            "sampling": power_interval.sampling_w(values, max(self.steps.values())),
+            "resolution": self._resolution_w(bounds),
+            "timing": abs(edge_w) * self.rate.period_s / 2 / seconds if self.rate.held else 0.0,
+            "beat": power_interval.beat_w(inside, values, self.rate, inferences, seconds),
+            "gaps": spread_w * gap_s / seconds,
+        }
         return MeanPower(watts, errors, len(values), gap_s)
 
     def _resolution_w(self, bounds: Tuple[float, float]) -> float:

@@ -71,7 +71,8 @@ class Sampler:
         period_s = self._source.period_s
         cell = 0
         while not self._stop.is_set():
-            due = begin + (cell + random.random()) * period_s
+            place = 0.5 if self._source.averages else random.random()
+            due = begin + (cell + place) * period_s
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 break
             self._read()

@@ -40,7 +40,7 @@ def check(kind: Kind, count: int, seed: int, share: float) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_within_one_per_cent_and_within_the_interval(name: str) -> None:
     kind = KINDS[name]
-    check(kind, 10 if kind.grows else 100, 1, 0.8 if kind.grows else 0.9)
+    check(kind, 20 if kind.grows else 100, 1, 0.8 if kind.grows else 0.9)
 
 
 @pytest.mark.nightly
