@@ -84,6 +84,10 @@ class Budget:
         """The half-width of the energy of the window, in joules."""
         return self.edges + self.clock + self.silence + self.noise + (self.accuracy or 0.0)
 
+    def watts(self, window_s: float) -> dict[str, float]:
+        """Each part that is known, as watts of the window."""
+        return {cause: joules / window_s for cause, joules in asdict(self).items() if joules is not None}
+
     def to_dict(self) -> dict[str, float | None]:
         """Each part and the total, in joules."""
         return {**asdict(self), "total": self.total}

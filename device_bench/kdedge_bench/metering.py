@@ -29,6 +29,8 @@ MAX_PERIOD_S = 10.0
 MAX_MOMENT_S = 1e12
 PATIENCE_S = 5.0
 """So long after the run a logger's last lines are waited for."""
+COVERS = "edges of the window, clocks, silence and noise of the meter; not its accuracy"
+COVERS_ACCURACY = "edges of the window, clocks, silence, noise and stated accuracy of the meter"
 _FIGURES = (
     "load_w",
     "idle_before_w",
@@ -37,6 +39,11 @@ _FIGURES = (
     "gross_j_per_inference",
     "net_j_per_inference",
     "net_error_j_per_inference",
+    "load_w_ci95",
+    "gross_j_per_inference_ci95",
+    "net_j_per_inference_ci95",
+    "error_w",
+    "net_error_w",
 )
 
 
@@ -133,6 +140,9 @@ class Metering:
             budget = Budget.of(readings, windows.load, self.period_s, shift_s, clocks.uncertainty_s, self._accuracy)
             power.update(ci95(power, budget, readings, inner))
             power["error_j"] = budget.to_dict()
+            power["error_w"] = budget.watts(power["window_s"])
+            power["net_error_w"] = None  # idle's part stands in the interval alone
+            power["ci95_covers"] = COVERS if self._accuracy is None else COVERS_ACCURACY
         begin_s = windows.load[0]
         power["windows_s"] = {
             "idle_before": [t_s - begin_s for t_s in inner.idle_before],

@@ -57,7 +57,8 @@ def _errors(power: Mapping[str, Any]) -> str:
     shares = {str(key): float(half) / load_w for key, half in errors.items() if is_number(half)}
     told = sorted((item for item in shares.items() if item[1] >= _SMALL), key=lambda item: -item[1])
     causes = ", ".join(f"{plain(key).replace('_', ' ')} ±{100 * share:.2g}%" for key, share in told)
-    return f"95% intervals, of the load: {causes or 'below 0.05%'}; sensor calibration not included"
+    covers = f"; covers {plain(power['ci95_covers'])}" if power.get("ci95_covers") else ""
+    return f"95% intervals, of the load: {causes or 'below 0.05%'}{covers}"
 
 
 def _gap(power: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ def test_energy_has_its_interval_and_says_what_it_rests_on() -> None:
     assert "source: INA219 at 0x40 (hwmon) (the board's supply line)" in note
     assert "5000 inferences in 10 s = 100 sensor periods (10 Hz, its readings change as often as it is read)" in note
     assert "idle 2.50 W before, 2.60 W after, drift +0.1 W" in note
-    assert "of the load: idle drift ±1.1%, sampling ±1%; sensor calibration not included" in note
+    assert "of the load: idle drift ±1.1%, sampling ±1%" in note
     assert "did not answer for 0.3 s" in note
     assert "a reading takes 12.3 ms; reading took 5% of a core" in note
     assert "about 5.74 W at the socket (an estimate: a fit of another board)" in note
