@@ -55,8 +55,7 @@ class Artifact:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in the order in which ``predict`` takes them."""
-        described = self.metadata.get("inputs") or [self.metadata["input"]]
-        return tuple(str(entry["name"]) for entry in described)
+        return tuple(str(entry["name"]) for entry in self.metadata["inputs"])
 
     def predict(self, inputs: Array | Sequence[Array]) -> NDArray[np.float32]:
         """Logits of normalised images, or of token ids.
@@ -200,5 +199,13 @@ def _checked(metadata: dict[str, Any] | None, path: Path) -> dict[str, Any]:
             f"artifact of format version {version}; this kdedge reads {FORMAT_VERSION}",
             where=path,
             cure="Update kdedge",
+        )
+    required = {"precision": str, "task": str, "preprocessing": dict, "inputs": list}
+    lacking = [key for key, kind in required.items() if not isinstance(metadata.get(key), kind)]
+    if lacking:
+        raise ArtifactError(
+            f"the file's kdedge description has no {' and no '.join(lacking)}",
+            where=path,
+            cure="It was changed after its export: export it again",
         )
     return metadata

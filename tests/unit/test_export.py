@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,13 +105,23 @@ def test_model_of_another_tool_is_refused_for_its_missing_description(bundle: Bu
         load_artifact(tmp_path / "other.onnx")
 
 
-def test_artifact_of_a_newer_format_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    made = export(bundle, "tflite", samples=SAMPLES, out=tmp_path / "a.tflite")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"precision": None, "inputs": {}}, "has no precision and no inputs"),
+        ({"preprocessing": "none"}, "has no preprocessing"),
+    ],
+)
+def test_a_description_that_is_newer_or_was_changed_is_refused(
+    changes: dict[str, Any], says: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    made = export(bundle, "tflite", samples=None, out=tmp_path / "a.tflite")
     model = tflite_file.read(made.artifact.read_bytes())
-    document = {**load_artifact(made.artifact).metadata, "format_version": 2}
+    document = {**load_artifact(made.artifact).metadata, **changes}
     tflite_file.set_metadata(model, METADATA_KEY, json.dumps(document))
     made.artifact.write_bytes(tflite_file.pack(model))
-    with pytest.raises(ArtifactError, match="format version 2"):
+    with pytest.raises(ArtifactError, match=says):
         load_artifact(made.artifact)
 
 
