@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from kdedge_agent.session import DYNAMIC, METADATA_KEY, Session, TensorInfo, document, refused
+from kdedge_agent.session import DYNAMIC, METADATA_KEY, RuntimeRefused, Session, TensorInfo, document, refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +26,34 @@ _ONNX_DTYPES = {
 }
 
 
-class OnnxSession(Session):
-    """ONNX Runtime on the CPU; inputs and outputs are bound once, so that a call copies nothing."""
+CPU = "CPUExecutionProvider"
 
-    def __init__(self, ort: Any, path: str, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+
+class OnnxSession(Session):
+    """ONNX Runtime; inputs and outputs are bound once, so that a call copies nothing.
+
+    Args:
+        ort: The module.
+        path: The file.
+        threads: Intra-op threads.
+        provider: The execution provider that has to run it, with the CPU's behind it; None is the CPU's alone.
+    """
+
+    def __init__(self, ort: Any, path: str, threads: int, provider: Optional[str] = None) -> None:
+        wanted = CPU if provider is None else _provider(ort, provider)
+        self._providers = list(dict.fromkeys((wanted, CPU)))
+        self._ort, self._path = ort, path
+        options = _options(ort, threads)
         begin = time.perf_counter()
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(path, options, providers=self._providers)
         except Exception as error:
             raise refused("onnxruntime", path, error) from error
+        if wanted not in self._session.get_providers():
+            applied = ", ".join(self._session.get_providers())
+            raise RuntimeRefused(
+                f"onnxruntime did not apply {wanted}", f"It runs with {applied}: see what that one needs"
+            )
         self.load_s = time.perf_counter() - begin
         self.name, self.version, self.threads = "onnxruntime", str(ort.__version__), threads
         self.provider = ", ".join(self._session.get_providers())
@@ -64,10 +80,54 @@ class OnnxSession(Session):
         """As :meth:`Session.get_outputs`."""
         return list(self._binding.copy_outputs_to_cpu())
 
+    def profile(self, folder: Path) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        """As :meth:`Session.profile`, by the profiler of a second session.
+
+        Raises:
+            RuntimeRefused: the provider that was asked for ran no op.
+        """
+        from kdedge_agent import op_profile
+
+        options = _options(self._ort, self.threads)
+        options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+        session = self._ort.InferenceSession(self._path, options, providers=self._providers)
+        feeds = {info.name: array for info, array in zip(self.inputs, self._bound)}
+        session.run(None, feeds)
+        end_s, runs = time.monotonic() + op_profile.PROFILE_S, 0
+        while runs < op_profile.MAX_RUNS and (not runs or time.monotonic() < end_s):
+            session.run(None, feeds)
+            runs += 1
+        written = Path(session.end_profiling())
+        found = op_profile.from_trace(written, skipped_runs=1)
+        written.unlink()
+        ran = {entry["provider"] for entry in found["by_op"]}
+        if self._providers[0] not in ran:
+            raise RuntimeRefused(
+                f"onnxruntime ran no op with {self._providers[0]}", f"All ran with {', '.join(sorted(ran))}"
+            )
+        return {"method": "onnxruntime's profiler", **found}, {}
+
     def metadata(self) -> Optional[Dict[str, Any]]:
         """As :meth:`Session.metadata`."""
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         return None if text is None else document(text)
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def _provider(ort: Any, name: str) -> str:
+    """The provider's whole name from what a user calls it, such as ``cuda``."""
+    known = [str(provider) for provider in ort.get_available_providers()]
+    for provider in known:
+        if name.lower() in (provider.lower(), provider.lower().replace("executionprovider", "")):
+            return provider
+    raise RuntimeRefused(f"onnxruntime here has no execution provider {name!r}", f"It has {', '.join(known)}")
 
 
 def _onnx_info(node: Any) -> TensorInfo:

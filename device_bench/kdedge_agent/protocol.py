@@ -155,6 +155,8 @@ class RunRequest:
         governor: Of cpufreq for those processors while it is measured; None leaves it as it is.
         cool_down_s: Rest for so many seconds before the measurement.
         cool_down_c: Wait before the measurement until the processor is at most so hot, for ten minutes at most.
+        profile: Say where an inference spends its time, after it was timed.
+        provider: Execution provider of ONNX Runtime that has to run it; None is the CPU.
     """
 
     artifact: str
@@ -176,6 +178,8 @@ class RunRequest:
     governor: Optional[str] = None
     cool_down_s: Optional[float] = None
     cool_down_c: Optional[float] = None
+    profile: bool = False
+    provider: Optional[str] = None
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
@@ -188,6 +192,8 @@ class RunRequest:
             _require(0 < len(self.pin) <= 4096 and fits, "pin: numbers of processors, from 0 on")
         if self.governor is not None:
             _require(bool(re.fullmatch(r"[a-z_]{1,32}", self.governor)), "governor: a name like performance")
+        if self.provider is not None:
+            _require(bool(re.fullmatch(r"[A-Za-z0-9_]{1,64}", self.provider)), "provider: a name like cuda")
         _require(self.cool_down_s is None or 0 < self.cool_down_s <= 86400, "cool_down_s: up to 86400 seconds")
         _require(self.cool_down_c is None or 0 < self.cool_down_c < 150, "cool_down_c: degrees Celsius below 150")
         _require(self.cool_down_s is None or self.cool_down_c is None, "cool_down: seconds or degrees, not both")
@@ -305,6 +311,8 @@ class RunRecord:
         verdict_reasons: In plain words, with the cure.
         versions: kdedge, agent, protocol.
         throughput: Of ``offline``: samples_per_s, ci95, ci95_method, batch_size, batches; None otherwise.
+        profile: Where it was asked for: method, runs, inference_s, ops_s, by_op and ops (ONNX Runtime,
+            ``op_profile.from_trace``); ops (None) and delegates (TFLite, ``op_profile.delegated``).
     """
 
     schema_version: int
@@ -331,6 +339,7 @@ class RunRecord:
     verdict_reasons: List[str]
     versions: Dict[str, Any] = field(default_factory=dict)
     throughput: Optional[Dict[str, Any]] = None
+    profile: Optional[Dict[str, Any]] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -100,6 +100,11 @@ def build_record(
         raise ProtocolError("accuracy and versions: objects are needed")
     unmeasured: Dict[str, str] = {**_reasons(result["unmeasured"]), **reasons}
     rate = _throughput(result, samples, unmeasured)
+    profile = result.get("profile")
+    if not isinstance(profile, (dict, type(None))):
+        raise ProtocolError("profile: an object is needed")
+    if profile is None:
+        unmeasured["profile"] = "measured by --profile"
     if scored is None:
         unmeasured["accuracy"] = "not asked for"
     _texts(result["verdict_reasons"], "verdict_reasons")
@@ -118,6 +123,7 @@ def build_record(
             "unmeasured": unmeasured,
             "versions": {**agent_versions, **versions},
             "throughput": rate,
+            "profile": profile,
         },
     )
 

@@ -151,6 +151,7 @@ def _measure(
         "load_s": timed["load_s"],
         "first_inference_s": timed["first_inference_s"],
         "memory_bytes": timed["memory_bytes"],
+        "profile": timed["profile"],
         "power_w": powered["load_w"] if powered else None,
         "energy_j_per_inference": powered["gross_j_per_inference"] if powered else None,
         "power": powered,

@@ -146,6 +146,7 @@ def load(
     format: str,  # noqa: A002
     runtime: Optional[str] = None,
     threads: int = 1,
+    provider: Optional[str] = None,
 ) -> Session:
     """Open an artifact.
 
@@ -154,10 +155,11 @@ def load(
         format: ``onnx`` or ``tflite``.
         runtime: A name of ``RUNTIMES[format]``; None takes the first that imports.
         threads: Intra-op threads, at least 1.
+        provider: An execution provider of ONNX Runtime, such as ``cuda``, that has to run it; None is the CPU.
 
     Raises:
         RuntimeMissing: no such runtime here.
-        RuntimeRefused: missing, truncated, foreign or unsupported file.
+        RuntimeRefused: missing, truncated, foreign or unsupported file; the provider is not there or was not applied.
     """
     name = choose(format, runtime)
     if not Path(path).is_file():
@@ -165,7 +167,11 @@ def load(
     if name == "onnxruntime":
         from kdedge_agent.onnx_session import OnnxSession
 
-        return OnnxSession(_import(name), str(path), threads)
+        return OnnxSession(_import(name), str(path), threads, provider)
+    if provider is not None:
+        raise RuntimeRefused(
+            f"{name} has no execution providers", "Leave the provider out: XNNPACK is applied by itself"
+        )
     from kdedge_agent.tflite_session import TfliteSession
 
     module = _import(_TFLITE_MODULES[name])

@@ -90,6 +90,17 @@ class Session:
         """The JSON document that kdedge stored under ``kdedge``; None where there is none."""
         raise NotImplementedError
 
+    def profile(self, folder: Path) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        """Where an inference on the inputs that were set last spends its time, and what runs it.
+
+        Args:
+            folder: For files of the moment; they are removed.
+
+        Returns:
+            Entries of the record's ``profile``, and entry -> reason of those that are missing.
+        """
+        raise NotImplementedError
+
     def run(self, arrays: List[np.ndarray[Any, Any]]) -> List[np.ndarray[Any, Any]]:
         """Set inputs, invoke, get outputs."""
         self.set_inputs(arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from kdedge_agent.flatbuffer import NotTflite, read_metadata
 from kdedge_agent.session import METADATA_KEY, Session, TensorInfo, document, refused
@@ -51,6 +51,19 @@ class TfliteSession(Session):
     def get_outputs(self) -> List[np.ndarray[Any, Any]]:
         """As :meth:`Session.get_outputs`."""
         return [self._interpreter.get_tensor(detail["index"]) for detail in self._output_details]
+
+    def profile(self, folder: Path) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        """As :meth:`Session.profile`: which ops a delegate took over."""
+        from kdedge_agent import op_profile
+
+        del folder
+        reasons = {"ops": f"{self.name} gives no times of ops to Python"}
+        try:
+            details = self._interpreter._get_ops_details()
+        except Exception as error:
+            reasons["delegates"] = f"{self.name} does not list its ops: {type(error).__name__}"
+            return {"ops": None, "delegates": None}, reasons
+        return {"ops": None, "delegates": op_profile.delegated(details)}, reasons
 
     def metadata(self) -> Optional[Dict[str, Any]]:
         """As :meth:`Session.metadata`."""

@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from kdedge_agent.memory import PhaseMemory
 from kdedge_agent.process import die_with_parent
@@ -74,7 +74,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
 
     memory.end("import")
     sender.send({"type": "doing", "phase": "load", "doing": f"loading {Path(request.artifact).name} into {name}"})
-    session = runtimes.load(request.artifact, request.format, name, request.threads)
+    session = runtimes.load(request.artifact, request.format, name, request.threads, request.provider)
     memory.end("load")
     sender.send({"type": "doing", "phase": "first", "doing": f"running the first inference with {name}"})
     offline = request.scenario == "offline"
@@ -96,6 +96,11 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     used, waited_s = resource.getrusage(resource.RUSAGE_SELF), timing.longest_wait_s(waits, timing.waited_s())
     memory.end("steady")
     sizes, reasons = memory.result()
+    profile = None
+    if request.profile or request.provider is not None:  # a provider that ran nothing must not pass for one that did
+        sender.send({"type": "doing", "phase": "profile", "doing": f"profiling with {name}"})
+        profile, missing = _profile(session)
+        reasons.update({f"profile.{key}": reason for key, reason in missing.items()})
     sender.send(
         {
             "type": "timed",
@@ -109,6 +114,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
             "warmup_rule": warm.rule,
             "samples": samples,
             "memory_bytes": sizes,
+            "profile": profile,
             "unmeasured": reasons,
             "preempted": used.ru_nivcsw - usage.ru_nivcsw,
             "waited_s": waited_s,
@@ -119,6 +125,15 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     )
     sender.send({"type": "doing", "phase": "power", "doing": f"running for the power window with {name}"})
     _serve_power(session.invoke, batch, sender, commands)
+
+
+def _profile(session: Any) -> Tuple[Dict[str, Any], Dict[str, str]]:
+    """The session's profile; its files of the moment go with their folder."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="kdedge-profile-") as folder:
+        found: Tuple[Dict[str, Any], Dict[str, str]] = session.profile(Path(folder))
+        return found
 
 
 def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands: Commands) -> None:

@@ -73,6 +73,8 @@ def bench(
     governor: str | None = None,
     cool_down_s: float | None = None,
     cool_down_c: float | None = None,
+    profile: bool = False,
+    provider: str | None = None,
     power: bool = True,
     meter: Meter | str | None = None,
     meter_accuracy: float | None = None,
@@ -98,6 +100,8 @@ def bench(
         governor: Of cpufreq while it is measured, put back afterwards; None leaves it as it is.
         cool_down_s: Rest for so many seconds first.
         cool_down_c: Wait first until the processor is at most so hot, for ten minutes at most.
+        profile: Say where an inference spends its time and what runs it, after it was timed.
+        provider: An execution provider of ONNX Runtime, such as ``cuda``, that has to run it; None is the CPU.
         power: Measure power where the device has a source.
         meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST``,
             ``scpi:PORT``, or one of your own (``kdedge_bench.meters.Meter``). Its figures stand in place of those
@@ -114,7 +118,8 @@ def bench(
         The record as stored.
 
     Raises:
-        ArtifactError: the file is none that can be measured, or the runtime there refuses it.
+        ArtifactError: the file is none that can be measured, the runtime there refuses it, or the provider that was
+            asked for is not there or ran nothing.
         UserError: unknown device, impossible request (processors, governor), or ``out_dir`` cannot be written.
         DeviceError: the device or the wire failed (one of its children).
     """
@@ -124,7 +129,7 @@ def bench(
     wish = _request(
         checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
         scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
-        cool_down_s=cool_down_s, cool_down_c=cool_down_c,
+        cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider,
     )  # fmt: skip
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)

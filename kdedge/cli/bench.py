@@ -54,6 +54,13 @@ def bench(
             "--cool-down", metavar="SECONDS|TEMP", help="Rest first: 60 (seconds), or until 45C, 10 min at most."
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say which ops take the time and what runs them, after the timing.")
+    ] = False,
+    provider: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--provider", metavar="NAME", help="Of ONNX Runtime, such as cuda: it has to run the artifact."),
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="Of a bundle's student in torch: float32 or int8.")
     ] = "float32",
@@ -87,7 +94,7 @@ def bench(
     """
     wishes = {
         "scenario": scenario, "batch_size": batch_size, "pin": processors(pin), "governor": governor,
-        **rest_before(cool_down),
+        "profile": profile, "provider": provider, **rest_before(cool_down),
     }  # fmt: skip
     repetitions = repetitions or REPETITIONS.get(scenario, REPETITIONS["single-stream"])
     if artifact.is_dir():
@@ -213,6 +220,7 @@ def _metadata(artifact: Path) -> dict[str, Any] | None:
 
 def _show(record: RunRecord, path: Path) -> None:
     from kdedge.reporting.energy_text import energy_text, power_notes
+    from kdedge.reporting.profile_text import profile_lines
 
     latency = record.latency_s
     intervals = latency.get("ci95") or {}
@@ -233,10 +241,9 @@ def _show(record: RunRecord, path: Path) -> None:
     )
     output.result(f"{record.device}: {record.artifact.get('path')}, {runtime}, {record.threads} thread(s)")
     methods = sorted({name for name in (latency.get("ci95_method") or {}).values() if name})
-    how = f" by {' and '.join(methods)}" if methods else ""
-    output.result(
-        f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, 95% intervals{how})"
-    )
+    why_none = record.unmeasured.get("latency_s.ci95.p50", "not given")
+    how = f"95% intervals by {' and '.join(methods)}" if methods else f"no 95% intervals: {why_none}"
+    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, {how})")
     for line in (_throughput(record), _thirds(record)):
         if line is not None:
             output.result(line)
@@ -256,6 +263,8 @@ def _show(record: RunRecord, path: Path) -> None:
         output.result(f"energy       {energy_text(record.power or {})} per inference")
     for note in power_notes(record.power or {}):
         output.result(f"             {note}")
+    for line in profile_lines(record.profile or {}):
+        output.result(f"profile      {line}")
     if record.accuracy is not None:
         output.result(f"accuracy     {record.accuracy['accuracy']:.4f} (n={record.accuracy['n']})")
     output.result(f"verdict      {record.verdict}")

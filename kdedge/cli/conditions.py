@@ -56,7 +56,9 @@ def refuse_for_bundle(wishes: Mapping[str, Any], path: Path) -> None:
         UserError: a wish that only the measurement of an artifact can meet.
     """
     asked = [
-        key for key, value in wishes.items() if value is not None and (key, value) != ("scenario", "single-stream")
+        key
+        for key, value in wishes.items()
+        if value not in (None, False) and (key, value) != ("scenario", "single-stream")
     ]
     if asked:
         option = "cool-down" if asked[0].startswith("cool_down") else asked[0].replace("_", "-")
