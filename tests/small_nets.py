@@ -53,7 +53,7 @@ class Gate(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A linear layer over [N, H, W, C], read clipped and unclipped; a slice of everything; a mean of one value."""
+    """A linear layer over [N, H, W, C], read clipped and unclipped; a permuted square; a mean of one value."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,6 +63,7 @@ class ChannelsLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.mixer(x.permute(0, 2, 3, 1)[:, 0:, :, :])
         mixed = (mixed + nn.functional.hardtanh(mixed)).permute(0, 3, 1, 2)
+        mixed = mixed * mixed
         result: Tensor = mixed * self.gate(x).mean((2, 3), keepdim=True)
         return result
 

@@ -5,6 +5,8 @@
   depends on whether the batch axis is open, and a state that names other tensors would not load into the other build;
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
   integer kernels everywhere, the two do not;
+- a reshaped or permuted tensor that meets itself in an operation does so before it is reshaped: litert-torch swaps the
+  two, and then finds the scale of the result before the reshape and another behind it;
 - a plain number in an add or a multiplication becomes a stored tensor, which can be quantised, unless a layer's weight
   takes it in (``stored.py``); subtracting one is adding its negative;
 - a clamp between two numbers is a hard tanh, padding by a constant has one form of two, parts of a split are slices;
@@ -43,6 +45,18 @@ _IN_PLACE = {
     aten.mul_.Tensor: aten.mul.Tensor,
     aten.div_.Tensor: aten.div.Tensor,
 }
+_WITH_ITSELF = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+_RENAMES = (
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+)
 _SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 _MANY = 2**31  # what torch.export writes for the end of an axis of unknown length is more
 _WITH_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
@@ -71,6 +85,9 @@ def make_quantisable(graph_module: GraphModule) -> None:
             _subtract_from_number(graph_module, node)
         elif node.target in _WITH_NUMBER and stored(node) is None:
             _store_number(graph_module, node)
+    for node in list(graph_module.graph.nodes):
+        if node.target in _WITH_ITSELF:
+            _operate_before_renaming(graph_module, node)
     for node in list(graph_module.graph.nodes):
         _free_of_prescribed_scales(graph_module, node)
     graph_module.recompile()
@@ -162,6 +179,19 @@ def _store_number(graph_module: GraphModule, node: Node) -> None:
         node.target, value = aten.add.Tensor, -value
     with graph_module.graph.inserting_before(node):
         node.args = (node.args[0], _number(graph_module, node, "operand", float(value)))
+
+
+def _operate_before_renaming(graph_module: GraphModule, node: Node) -> None:
+    """A reshaped tensor times itself as the product, reshaped."""
+    renamed = node.args[0]
+    while renamed is node.args[1] and isinstance(renamed, Node) and renamed.target in _RENAMES:
+        source = cast(Node, renamed.args[0])
+        with graph_module.graph.inserting_before(node):
+            result = graph_module.graph.call_function(node.target, (source, source), node.kwargs)  # type: ignore[arg-type]
+            result.meta = {**source.meta}
+            _replace(graph_module, node, _call(graph_module, node, renamed.target, result, *renamed.args[1:]))
+        node, renamed = result, source
+    graph_module.graph.eliminate_dead_code()
 
 
 def _free_of_prescribed_scales(graph_module: GraphModule, node: Node) -> None:
