@@ -8,9 +8,11 @@ grid of the largest one, and trained layers have rows that differ by a factor of
 one scale serves all rows as well as their own scales would; so with tables of embeddings, whose factors are looked up
 beside the rows. It costs a multiplication of each output value. Cross-layer equalisation (Nagel et al. 2019,
 arXiv:1906.04721) moves sizes from rows to the columns of the next layer instead, at no cost, but passes neither GELU
-nor the sum before a LayerNorm, and its bias correction mends the mean error alone. Signal to noise of the mean hidden
-state of 256 sentences, a six-layer MiniLM, in dB: one scale 10.9; with equalisation between query and key, value and
-output 11.0; with bias correction 11.7; with the factors of layers 24.1; a scale for each row of layers and tables 28.3.
+nor the sum before a LayerNorm, and its bias correction mends the mean error alone.
+
+Signal to noise of the mean hidden state of 256 sentences, a six-layer MiniLM, seen once by rounding weights in torch,
+in dB: one scale 10.9; with equalisation between query and key, value and output 11.0; with bias correction 11.7; with
+the factors of layers 24.1; a scale for each row of layers and tables 28.3.
 """
 
 from __future__ import annotations
