@@ -44,19 +44,23 @@ def why_unreadable(path: Path) -> str:
     return f"{path} holds no number"
 
 
+def _device_tree(root: Path, name: str) -> Optional[str]:
+    """A property of the device tree's root; where /proc has no link to the tree, from the tree itself."""
+    return read_text(root / "proc/device-tree" / name) or read_text(root / "sys/firmware/devicetree/base" / name)
+
+
 def board_model(root: Path = ROOT) -> Optional[str]:
     """What the device tree calls the board; on a PC what the firmware calls it; None where neither speaks."""
-    for path in ("proc/device-tree/model", "sys/firmware/devicetree/base/model"):
-        text = read_text(root / path)
-        if text:
-            return text
+    model = _device_tree(root, "model")
+    if model:
+        return model
     parts = [read_text(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")]
     return " ".join(part for part in parts if part) or None
 
 
 def compatible(root: Path = ROOT) -> str:
     """The device tree's list of compatible names, separated by spaces; empty where there is none."""
-    return read_text(root / "proc/device-tree/compatible") or ""
+    return _device_tree(root, "compatible") or ""
 
 
 def find_vcgencmd(root: Path = ROOT) -> Optional[str]:

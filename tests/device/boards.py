@@ -44,8 +44,9 @@ def link(root: Path, path: str, target: str) -> None:
 
 def _arm(root: Path, model: str, compatible: Sequence[str], part: str, release: str) -> None:
     """Device tree, four cores of a kind, a governor, a thermal zone."""
-    tree = root / "proc/device-tree"
+    tree = root / "sys/firmware/devicetree/base"
     tree.mkdir(parents=True, exist_ok=True)
+    link(root, "proc/device-tree", "../sys/firmware/devicetree/base")
     (tree / "model").write_text(f"{model}\0")
     (tree / "compatible").write_text("".join(f"{name}\0" for name in compatible))
     cores = [f"processor\t: {i}\nFeatures\t: fp asimd crc32 cpuid asimdrdm\nCPU part\t: {part}\n" for i in range(4)]

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on loopback, with keys that live as long as a test."""
+"""A real OpenSSH server, on loopback unless told otherwise, with keys that live as long as a test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from kdedge_bench.devices import Device
 
 _CONFIG = """
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {host}
 HostKey {folder}/host_key
 PidFile {folder}/sshd.pid
 AuthorizedKeysFile {folder}/authorized_keys
@@ -78,6 +79,12 @@ class Sshd:
     port: int
     process: subprocess.Popen[bytes]
     environment: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+
+    @property
+    def listener(self) -> int:
+        """The server's process that the sessions are children of."""
+        return self.process.pid
 
     @property
     def cache(self) -> Path:
@@ -94,7 +101,7 @@ class Sshd:
         user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         return Device(
             name=name,
-            address=f"{user}@127.0.0.1",
+            address=f"{user}@{self.host}",
             kind="linux",
             port=self.port,
             python=python,
@@ -111,7 +118,7 @@ class Sshd:
 
     def cut(self) -> int:
         """Kill the server's processes of every open session, as a pulled plug would; how many there were."""
-        sessions = children(self.process.pid)
+        sessions = children(self.listener)
         for pid in sessions:
             for child in children(pid):  # sshd forks once more for an unprivileged user
                 if "sshd" in command_line(child):
@@ -138,7 +145,14 @@ class Sshd:
 
 
 def start_sshd(
-    folder: Path, *, home: Path | None = None, path: str | None = None, environment: dict[str, str] | None = None
+    folder: Path,
+    *,
+    home: Path | None = None,
+    path: str | None = None,
+    environment: dict[str, str] | None = None,
+    host: str = "127.0.0.1",
+    command: Sequence[str] = (),
+    program: str | None = None,
 ) -> Sshd:
     """Start a server whose keys, configuration and (unless given) home folder lie in ``folder``.
 
@@ -147,8 +161,11 @@ def start_sshd(
         home: HOME on the device.
         path: PATH on the device; by default this Python's folder comes first.
         environment: More variables of the device.
+        host: Address it listens on.
+        command: What starts it; its own words are added at the end.
+        program: The server, where it is not this machine's.
     """
-    program = sshd_program()
+    program = program or sshd_program()
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     home = home or folder / "home"
@@ -163,16 +180,16 @@ def start_sshd(
     words = " ".join(
         '"' + f"{key}={value}".replace("\\", "\\\\").replace('"', '\\"') + '"' for key, value in environment.items()
     )
-    (folder / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder, environment=words))
+    (folder / "sshd_config").write_text(_CONFIG.format(host=host, port=port, folder=folder, environment=words))
     (folder / "ssh_config").write_text(_CLIENT.format(folder=folder))
     host_key = (folder / "host_key.pub").read_text()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    (folder / "known_hosts").write_text(f"[{host}]:{port} {host_key}")
     log = folder / "sshd.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=stderr, start_new_session=True
+            [*command, program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=stderr, start_new_session=True
         )
-    server = Sshd(folder, home, port, process, environment)
+    server = Sshd(folder, home, port, process, environment, host)
     _wait_until_up(server)
     return server
 
@@ -180,7 +197,7 @@ def start_sshd(
 def _wait_until_up(server: Sshd) -> None:
     until = time.monotonic() + 10
     while time.monotonic() < until and server.process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1):
+        with suppress(OSError), socket.create_connection((server.host, server.port), timeout=1):
             return
         time.sleep(0.02)
     raise RuntimeError(f"sshd did not start: {server.log()}")
