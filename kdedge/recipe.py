@@ -67,7 +67,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class AugmentRecipe:
-    """Random changes of the training samples: of images, but for the last two keys, which are of sentences.
+    """Random changes of the training samples: of images, but for the last three keys, which are of sentences.
 
     Attributes:
         crop_padding: Pixels of reflected border from which a crop of the image's size is taken.
@@ -82,6 +82,8 @@ class AugmentRecipe:
         span_probability: Share of the sentences cut to a run of their tokens, its length and place random, in stages
             that follow a teacher (n-gram sampling, Tang et al. 2019, arXiv:1903.12136).
         masked_tokens: Share of the tokens blanked by the tokenizer's mask token in such stages (same paper).
+        word_dropout: The same in stages that learn from labels alone, such as the teacher's (Iyyer et al. 2015,
+            aclanthology.org/P15-1162).
     """
 
     crop_padding: int = 4
@@ -94,6 +96,7 @@ class AugmentRecipe:
     mix_probability: float = 1.0
     span_probability: float = 0.0
     masked_tokens: float = 0.0
+    word_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.crop_padding >= 0, "augment.crop_padding", "must be 0 px or more")
@@ -105,6 +108,7 @@ class AugmentRecipe:
         _check(0 <= self.mix_probability <= 1, "augment.mix_probability", "must lie between 0 and 1")
         _check(0 <= self.span_probability <= 1, "augment.span_probability", "must lie between 0 and 1")
         _check(0 <= self.masked_tokens < 1, "augment.masked_tokens", "must lie in [0, 1)")
+        _check(0 <= self.word_dropout < 1, "augment.word_dropout", "must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -359,7 +363,7 @@ class DistillRecipe:
             "distillation.cached_views",
             "must be 0 for questions, whose windows differ in length",
         )
-        for key in ("span_probability", "masked_tokens"):
+        for key in ("span_probability", "masked_tokens", "word_dropout"):
             says = "must be 0 but for sentences: a changed text may have lost its answer"
             _check(not getattr(self.augment, key) or self.task == "text-classification", f"augment.{key}", says)
         for key in ("hidden_weight", "attention_weight"):

@@ -215,11 +215,13 @@ class ScoreRequest:
         artifact: Path of the artifact on the device.
         artifact_sha256: Its hash, checked first.
         format: ``onnx`` or ``tflite``.
-        samples: Path of a raw C-order little-endian array on the device, without any header.
+        samples: Path of a raw C-order little-endian array on the device, without any header; where there are
+            ``columns``, of one for each, one behind the other.
         samples_sha256: Its hash, checked first.
         shape: Of the array, samples first: [N, C, H, W] for images, [N, ...] as the model takes it otherwise.
-        dtype: ``float32`` (normalised images), or ``uint8`` (pixels 0..255, normalised on the device by the
-            artifact's own metadata).
+        dtype: ``float32`` (normalised images), ``uint8`` (pixels 0..255, normalised on the device by the
+            artifact's own metadata), or ``int32`` (tokens).
+        columns: Names of the inputs that the arrays are for; empty for the only input of a model.
         labels: True class of each sample; empty where the host counts the hits itself.
         runtime: As in RunRequest.
         threads: Intra-op threads of the runtime.
@@ -232,13 +234,18 @@ class ScoreRequest:
     samples_sha256: str
     shape: List[int]
     dtype: str
+    columns: List[str] = field(default_factory=list)
     labels: List[int] = field(default_factory=list)
     runtime: Optional[str] = None
     threads: int = 1
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
-        _require(self.dtype in ("float32", "uint8"), "dtype: float32 or uint8")
+        _require(self.dtype in ("float32", "uint8", "int32"), "dtype: float32, uint8 or int32")
+        _require(
+            len(self.columns) <= 8 and all(_fits(name, str) and 0 < len(name) < 200 for name in self.columns),
+            "columns: at most 8 names",
+        )
         _require(
             2 <= len(self.shape) <= 8 and all(_fits(n, int) and 0 < n < 2**31 for n in self.shape),
             "shape: 2 to 8 positive whole numbers, samples first",

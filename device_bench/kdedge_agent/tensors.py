@@ -179,6 +179,31 @@ def logits(session: Session, samples: Array, metadata: Optional[Mapping[str, Any
     return np.concatenate(rows)[: len(samples)]
 
 
+def logits_of_columns(session: Session, columns: Mapping[str, Array]) -> Array:
+    """Real-valued outputs [N, classes] of a model of several inputs, one batch of its own size a run.
+
+    Args:
+        session: With the model.
+        columns: Input's name -> N values in the numbers that the input takes (tokens, masks); nothing is quantised.
+
+    Raises:
+        RuntimeRefused: an input has no column.
+    """
+    import numpy as np
+
+    lacking = [info.name for info in session.inputs if info.name not in columns]
+    if lacking:
+        raise RuntimeRefused(f"no samples for the input {lacking[0]}", f"There are some for {', '.join(columns)}")
+    count = len(next(iter(columns.values())))
+    batch, padded = _batches(session.inputs[0], count)
+    rows = []
+    for start in range(0, padded, batch):
+        index = np.minimum(np.arange(start, start + batch), count - 1)  # the last run is filled up with its last sample
+        part = [np.ascontiguousarray(columns[info.name][index], dtype=info.dtype) for info in session.inputs]
+        rows.append(dequantise(session.run(part)[0], session.outputs[0]).reshape(batch, -1))
+    return np.concatenate(rows)[:count]
+
+
 def _batches(info: TensorInfo, count: int) -> Tuple[int, int]:
     """Batch size of a run, and the count rounded up to whole batches."""
     batch = 1 if info.shape[0] == DYNAMIC else max(1, info.shape[0])
@@ -188,12 +213,17 @@ def _batches(info: TensorInfo, count: int) -> Tuple[int, int]:
 def read_samples(path: str, shape: List[int], dtype: str) -> Array:
     """A raw little-endian array of the given shape, mapped from its file and not read into memory.
 
+    Args:
+        path: Of the file.
+        shape: Of the array.
+        dtype: ``float32``, ``uint8`` or ``int32``.
+
     Raises:
         RuntimeRefused: the file's size is not what shape and dtype make.
     """
     import numpy as np
 
-    kind = np.dtype("<f4" if dtype == "float32" else "u1")
+    kind = np.dtype({"float32": "<f4", "uint8": "u1", "int32": "<i4"}[dtype])
     wanted = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     size = Path(path).stat().st_size
     if size != wanted:

@@ -201,16 +201,24 @@ def score(request: ScoreRequest, sender: Sender, commands: Commands) -> None:
 
     session = runtimes.load(request.artifact, request.format, request.runtime, request.threads)
     sender.send({"type": "doing", "phase": "scoring", "doing": f"scoring with {session.name}"})
-    samples = tensors.read_samples(request.samples, request.shape, request.dtype)
+    names, shape = request.columns, request.shape
+    samples = tensors.read_samples(request.samples, [len(names), *shape] if names else shape, request.dtype)
     metadata = session.metadata()
+
+    def logits(start: int) -> Any:
+        chosen = slice(start, start + SCORE_CHUNK)
+        if names:
+            return tensors.logits_of_columns(session, {name: samples[i, chosen] for i, name in enumerate(names)})
+        part = samples[chosen]
+        values = tensors.normalise(part, metadata) if request.dtype == "uint8" else part
+        return tensors.logits(session, values, metadata)
+
     predictions: List[int] = []
     begin = time.monotonic()
     tick = _tick(sender, "scoring")
-    for start in range(0, len(samples), SCORE_CHUNK):
-        part = samples[start : start + SCORE_CHUNK]
-        values = tensors.normalise(part, metadata) if request.dtype == "uint8" else part
-        predictions += tensors.logits(session, values, metadata).argmax(axis=1).tolist()
-        tick(len(predictions), len(samples), time.monotonic() - begin)
+    for start in range(0, shape[0], SCORE_CHUNK):
+        predictions += logits(start).argmax(axis=1).tolist()
+        tick(len(predictions), shape[0], time.monotonic() - begin)
     hits = sum(a == b for a, b in zip(predictions, request.labels))
     sender.send(
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array: TypeAlias = np.ndarray[Any, Any]
-    Pair: TypeAlias = tuple[Array, Array]
+    Pair: TypeAlias = tuple[Array | Mapping[str, Array], Array]
     AccuracyData: TypeAlias = Pair | Iterable[Pair]
 
 #: Of one piece of samples: what lies on the device, and here in memory, at a time.
@@ -46,8 +46,9 @@ def score(ready: Ready, request: RunRequest, data: AccuracyData, on_scored: Call
     Args:
         ready: Where the artifact is.
         request: The run that the score belongs to: runtime, threads.
-        data: (images [N,C,H,W], labels int [N]) or an iterator of such pairs; float32 and preprocessed, or
-            uint8 pixels that the agent normalises by the artifact's own metadata.
+        data: (samples, labels int [N]) or an iterator of such pairs. Samples are float32 [N, ...], preprocessed;
+            uint8 [N,C,H,W], pixels that the agent normalises by the artifact's own metadata; or, for a model of
+            several inputs, a mapping from their names to int32 arrays [N, ...] of one shape.
         on_scored: Told how many samples are done.
 
     Returns:
@@ -60,9 +61,9 @@ def score(ready: Ready, request: RunRequest, data: AccuracyData, on_scored: Call
     predictions: list[int] = []
     labels: list[int] = []
     runtime: Any = None
-    for images, piece_labels in pieces(data):
-        with _on_device(ready, images) as (path, sha256):
-            wish = _wish(request, path, sha256, images)
+    for piece, piece_labels in pieces(data):
+        with _on_device(ready, piece.values) as (path, sha256):
+            wish = _wish(request, path, sha256, piece)
             answer = ready.agent.request({"type": "score", "request": wish.to_dict()}, about=ready.artifact)
         predictions += _predictions(answer, len(piece_labels), ready.transport.device)
         labels += piece_labels
@@ -86,7 +87,25 @@ def metrics(predictions: list[int], labels: list[int]) -> dict[str, Any]:
     return {"n": len(labels), "accuracy": float(accuracy), "f1_macro": float(f1_macro)}
 
 
-def pieces(data: AccuracyData) -> Iterator[tuple[Array, list[int]]]:
+@dataclass(frozen=True)
+class Piece:
+    """Some samples.
+
+    Attributes:
+        values: [n, ...], or [columns, n, ...].
+        columns: Names of the inputs that they are for; none where there is one input.
+    """
+
+    values: Array
+    columns: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the array for one input."""
+        return list(self.values.shape[1:] if self.columns else self.values.shape)
+
+
+def pieces(data: AccuracyData) -> Iterator[tuple[Piece, list[int]]]:
     """The samples in contiguous pieces of at most ``PIECE_BYTES``, each with its labels.
 
     Raises:
@@ -94,24 +113,38 @@ def pieces(data: AccuracyData) -> Iterator[tuple[Array, list[int]]]:
     """
     import numpy as np
 
-    is_pair = isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+    is_pair = isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape")
     pairs: Iterable[Any] = [data] if is_pair else data
-    for pair in pairs:
-        images, labels = np.asarray(pair[0]), np.asarray(pair[1])
-        if images.ndim < 2 or labels.ndim != 1 or len(images) != len(labels):
-            raise DataError(f"images {images.shape} and labels {labels.shape} do not go together")
-        if images.dtype not in (np.dtype(np.float32), np.dtype(np.uint8)) or labels.dtype.kind not in "iu":
-            raise DataError(f"images are {images.dtype}, labels {labels.dtype}; float32 or uint8, and integers, needed")
-        step = max(1, PIECE_BYTES // max(1, images[:1].nbytes))
-        for start in range(0, len(images), step):
-            piece = np.ascontiguousarray(images[start : start + step])
+    for given, raw_labels in pairs:
+        columns = dict(given) if isinstance(given, Mapping) else {"": given}
+        arrays, labels = [np.asarray(values) for values in columns.values()], np.asarray(raw_labels)
+        _check_pair(arrays, labels, (np.int32,) if isinstance(given, Mapping) else (np.float32, np.uint8))
+        step = max(1, PIECE_BYTES // max(1, len(arrays) * arrays[0][:1].nbytes))
+        for start in range(0, len(labels), step):
+            parts = [array[start : start + step] for array in arrays]
+            if isinstance(given, Mapping):
+                piece = Piece(np.stack(parts), tuple(columns))
+            else:
+                piece = Piece(np.ascontiguousarray(parts[0]))
             yield piece, [int(label) for label in labels[start : start + step]]
 
 
+def _check_pair(arrays: list[Array], labels: Array, dtypes: tuple[type, ...]) -> None:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1:
+        raise DataError(f"samples of {len(shapes)} shapes; every input needs as many, of one shape")
+    (shape,) = shapes
+    if len(shape) < 2 or labels.ndim != 1 or shape[0] != len(labels):
+        raise DataError(f"samples {shape} and labels {labels.shape} do not go together")
+    if any(array.dtype not in dtypes for array in arrays) or labels.dtype.kind not in "iu":
+        wanted = " or ".join(dtype.__name__ for dtype in dtypes)
+        raise DataError(f"samples are {arrays[0].dtype}, labels {labels.dtype}; {wanted}, and integers, needed")
+
+
 @contextlib.contextmanager
-def _on_device(ready: Ready, images: Array) -> Iterator[tuple[str, str]]:
+def _on_device(ready: Ready, values: Array) -> Iterator[tuple[str, str]]:
     """The piece as a file in the agent's own scratch folder, which goes when the agent ends, however it ends."""
-    data = images.tobytes()
+    data = values.tobytes()
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         scratch = checked_path(ready.agent.greeting.get("scratch_dir"))
@@ -125,7 +158,7 @@ def _on_device(ready: Ready, images: Array) -> Iterator[tuple[str, str]]:
     ready.agent.request({"type": "remove", "paths": [path]})
 
 
-def _wish(request: RunRequest, path: str, sha256: str, images: Array) -> ScoreRequest:
+def _wish(request: RunRequest, path: str, sha256: str, piece: Piece) -> ScoreRequest:
     try:
         return ScoreRequest(
             artifact=request.artifact,
@@ -133,8 +166,9 @@ def _wish(request: RunRequest, path: str, sha256: str, images: Array) -> ScoreRe
             format=request.format,
             samples=path,
             samples_sha256=sha256,
-            shape=list(images.shape),
-            dtype=str(images.dtype),
+            shape=piece.shape,
+            dtype=str(piece.values.dtype),
+            columns=list(piece.columns),
             runtime=request.runtime,
             threads=request.threads,
         )

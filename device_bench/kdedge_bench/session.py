@@ -107,7 +107,7 @@ def bench(
             ``scpi:PORT``, or one of your own (``kdedge_bench.meters.Meter``). Its figures stand in place of those
             of the device's own source.
         meter_accuracy: What the meter's maker states, as a share of the reading; 0.01 is ±1%.
-        accuracy_data: (images float32 [N,C,H,W], preprocessed; labels int [N]), or an iterator of such pairs;
+        accuracy_data: (samples, labels int [N]), or an iterator of such pairs, see ``scoring.score``;
             scored by the device's own kernels.
         artifact_info: What is known about the artifact (``precision``, ``model``, …), kept in the record.
         out_dir: Folder of the records; made if it is not there.

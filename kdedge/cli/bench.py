@@ -186,22 +186,26 @@ def measure(
 
 
 def _for_device(found: Samples, artifact: Path) -> Any:
-    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own input.
+    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own inputs.
 
     Raises:
-        UserError: the net takes more than one input.
+        UserError: the device would have to find answers in texts.
     """
     from kdedge.errors import UserError
 
-    if len(found.preprocessing.inputs) > 1:
+    if found.data.labels.ndim != 1:
         raise UserError(
-            "accuracy on the device is measured for nets of one input; a text net takes several",
+            "accuracy on the device is measured for nets that tell classes; answers out of texts are put together here",
             where=artifact,
             cure="Leave --accuracy-data out, and score it here with kdedge eval",
         )
     if found.preprocessing.kind == "image":
         return found.data.columns[0].numpy()
-    return found.preprocessing.prepare(found.data.columns)[0].numpy()
+    inputs = found.preprocessing.prepare(found.data.columns)
+    if len(inputs) == 1:
+        return inputs[0].numpy()
+    names = [spec.name for spec in found.preprocessing.inputs]
+    return {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
 
 
 def _metadata(artifact: Path) -> dict[str, Any] | None:

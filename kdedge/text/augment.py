@@ -1,8 +1,8 @@
 """Views of sentences for a student that follows a teacher: runs of tokens and blanked tokens, made again bit for bit.
 
 A few thousand sentences are soon learnt by heart. Their parts are new sentences, and the teacher says what they mean:
-its logits are computed on the very tokens that the student sees. Labels say less of a part, so views are for stages
-with guides.
+its logits are computed on the very tokens that the student sees. Labels say less of a part, so runs are for stages with
+guides; blanked tokens, a few, are for the others too.
 """
 
 from __future__ import annotations

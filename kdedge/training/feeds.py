@@ -264,18 +264,21 @@ class TokenFeed(_Columns):
     Attributes:
         group_by_length: Whether texts of like length share a batch.
         views: How sentences are changed where a teacher says what they mean; None for never.
+        label_views: How they are changed where labels alone say it; None for never.
     """
 
     group_by_length: bool = False
     views: SentenceViews | None = None
+    label_views: SentenceViews | None = None
 
     def tokens(self, stage: str, view: int, *, guided: bool) -> tuple[Tensor, ...]:
         """The columns in one view: ids, mask, and types where the data have them."""
-        if self.views is None or not guided:
+        views = self.views if guided else self.label_views
+        if views is None:
             return self.data.columns
         ids, mask, *types = self.data.columns
         uncut = torch.zeros(len(ids), dtype=torch.bool)
-        return self.views.apply(TokenSet(ids, mask, types[0] if types else None, uncut), stage, view).columns
+        return views.apply(TokenSet(ids, mask, types[0] if types else None, uncut), stage, view).columns
 
     def lengths(self, stage: str, view: int, *, guided: bool) -> Tensor | None:
         """See ``Feed``."""
@@ -311,9 +314,10 @@ def make_feed(
         return StreamFeed(data, preprocessing, augment, seed, classes)
     if isinstance(preprocessing, TextPreprocessing):
         views = SentenceViews.of(augment, preprocessing, seed)
+        label_views = SentenceViews.of(AugmentRecipe(masked_tokens=augment.word_dropout), preprocessing, seed)
         if augment.span_probability and any(types.any() for types in data.columns[2:]):
             raise RecipeError("augment.span_probability: a run of tokens of two texts is no pair", cure="Set it to 0")
-        return TokenFeed(data, preprocessing, preprocessing, group_by_length, views)
+        return TokenFeed(data, preprocessing, preprocessing, group_by_length, views, label_views)
     return VectorFeed(data, preprocessing, preprocessing)
 
 

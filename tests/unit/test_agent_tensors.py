@@ -106,3 +106,33 @@ def test_samples_of_another_size_are_refused(tmp_path: Path) -> None:
     assert tensors.read_samples(str(path), [2, 3, 2, 2], "float32")[1, 2, 1, 1] == 23
     with pytest.raises(RuntimeRefused, match="96 bytes"):
         tensors.read_samples(str(path), [3, 3, 2, 2], "float32")
+
+
+def two_inputs(path: Path) -> np.ndarray[Any, Any]:
+    """A model of fixed batch 2: logits = (ids * mask) @ weights, int64 [2, 4] each -> float32 [2, 3]; the weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Mul", ["ids", "mask"], ["kept"]),
+        helper.make_node("Cast", ["kept"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["real", "w"], ["logits"]),
+    ]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [2, 4]) for name in ("ids", "mask")]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [2, 3])]
+    graph = helper.make_graph(nodes, "two", inputs, outputs, [numpy_helper.from_array(weights, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return weights
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_columns_go_to_the_inputs_of_their_names(tmp_path: Path, count: int) -> None:
+    weights = two_inputs(tmp_path / "two.onnx")
+    session = load(str(tmp_path / "two.onnx"), "onnx")
+    rng = np.random.default_rng(1)
+    ids, mask = rng.integers(0, 9, (count, 4), np.int32), rng.integers(0, 2, (count, 4), np.int32)
+    got = tensors.logits_of_columns(session, {"mask": mask, "ids": ids})
+    np.testing.assert_allclose(got, (ids * mask) @ weights, rtol=1e-5)
+    with pytest.raises(RuntimeRefused, match="no samples for the input mask"):
+        tensors.logits_of_columns(session, {"ids": ids})

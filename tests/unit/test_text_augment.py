@@ -6,7 +6,9 @@ from kdedge.errors import RecipeError
 from kdedge.recipe import AugmentRecipe
 from kdedge.recipe_file import load_recipe
 from kdedge.text.augment import SentenceViews
+from kdedge.text.examples import SentenceExamples
 from kdedge.text.tokenization import TextPreprocessing, TokenSet
+from kdedge.training.feeds import TokenFeed, make_feed
 from tests.text_data import word_piece
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -69,6 +71,18 @@ def test_a_view_is_fixed_by_seed_stage_and_number(tokens: TokenSet) -> None:
     assert torch.equal(first.input_ids, made.apply(tokens, "student", 1).input_ids)
     assert not torch.equal(first.input_ids, made.apply(tokens, "student", 2).input_ids)
     assert not torch.equal(first.input_ids, made.apply(tokens, "qat", 1).input_ids)
+
+
+@pytest.mark.parametrize(("key", "changed_when_guided"), [("masked_tokens", True), ("word_dropout", False)])
+def test_labels_alone_and_a_teacher_have_views_of_their_own(
+    key: str, changed_when_guided: bool, tokens: TokenSet
+) -> None:
+    data = SentenceExamples(tokens, torch.zeros(len(tokens), dtype=torch.int64))
+    feed = make_feed(data, PREPROCESSING, AugmentRecipe(**{key: 0.2}), seed=0, classes=2)  # type: ignore[arg-type]
+    assert isinstance(feed, TokenFeed)
+    for guided in (True, False):
+        changed = not torch.equal(feed.tokens("student", 0, guided=guided)[0], tokens.input_ids)
+        assert changed is (guided is changed_when_guided)
 
 
 def test_nothing_asked_for_is_nothing_done_and_questions_are_refused() -> None:

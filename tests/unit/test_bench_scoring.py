@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from kdedge.errors import DataError
+
+from kdedge_bench import scoring
+
+
+def test_a_mapping_is_cut_alike_and_stays_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "PIECE_BYTES", 3 * 2 * 5 * 4)  # three samples of two inputs of five numbers
+    ids = np.arange(40, dtype=np.int32).reshape(8, 5)
+    found = list(scoring.pieces(({"ids": ids, "mask": ids % 2}, np.arange(8))))
+    assert [piece.shape for piece, _ in found] == [[3, 5], [3, 5], [2, 5]]
+    assert all(piece.columns == ("ids", "mask") for piece, _ in found)
+    assert np.array_equal(np.concatenate([piece.values[0] for piece, _ in found]), ids)
+    assert np.array_equal(np.concatenate([piece.values[1] for piece, _ in found]), ids % 2)
+    assert [label for _, labels in found for label in labels] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (np.zeros((3, 2), np.float64), "samples are float64"),
+        (np.zeros((4, 2), np.float32), "do not go together"),
+        (np.zeros(3, np.float32), "do not go together"),
+        ({"ids": np.zeros((3, 2), np.int64)}, "samples are int64"),
+        ({"ids": np.zeros((3, 2), np.int32), "mask": np.zeros((3, 1), np.int32)}, "2 shapes"),
+    ],
+)
+def test_samples_that_cannot_be_sent(samples: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        list(scoring.pieces((samples, np.zeros(3, np.int64))))
