@@ -213,9 +213,10 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
         raise DataError("the data set has no 'train' split", where=name)
     train = parts["train"]
     if "test" not in parts:
-        # As in parts_for: a validation split serves as test where there is none.
+        # As in parts_for: a validation split serves as test where there is none. Another is then carved out of train:
+        # what is chosen by its figures must not be chosen by the test's.
         if "validation" in parts:
-            parts = {**parts, "test": parts.pop("validation")}
+            parts = {("test" if part == "validation" else part): samples for part, samples in parts.items()}
         else:
             train, test = _carve(train, recipe.test_fraction, generator, name)
             parts = {**parts, "test": test}

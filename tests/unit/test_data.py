@@ -15,8 +15,8 @@ from PIL import Image
 RECIPE = DataRecipe(name="-", image_size=8)
 
 
-def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (10, 8)) -> Path:
-    rng = np.random.default_rng(0)
+def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (10, 8), seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -71,6 +71,15 @@ def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     splits = load_data(RECIPE, str(tmp_path / "d"))
     assert len(splits.test) == 7
     assert len(splits.train) + len(splits.validation) == 20
+
+
+def test_a_validation_split_that_serves_as_test_is_not_tuned_on(tmp_path: Path) -> None:
+    make_folder(tmp_path / "d" / "train", {"a": 10, "b": 10})
+    make_folder(tmp_path / "d" / "validation", {"a": 3, "b": 4}, seed=1)
+    splits = load_data(RECIPE, str(tmp_path / "d"))
+    assert len(splits.test) == 7
+    assert len(splits.train) + len(splits.validation) == 20
+    assert not rows(splits.validation) & rows(splits.test)
 
 
 @pytest.mark.parametrize(
