@@ -26,6 +26,7 @@ SIZES: dict[str, Any] = {
 }
 KINDS = [("bert", "text-classification"), ("distilbert", "question-answering")]
 """Between them every op of both architectures and both tasks; the other two pairs hold no further one."""
+_RECIPES = {"text-classification": "sst2-minilm-cpu", "question-answering": "squad-minilm-cpu"}
 _FIRST_WORD = 20  # ids below it are padding and the task's marks
 
 
@@ -95,7 +96,7 @@ def write(folder: Path, net: text.TextNet, prepared: GraphModule | None) -> Bund
     classifies = net.config.task == "text-classification"
     return write_bundle(
         folder,
-        recipe=load_recipe("sst2-minilm-cpu", [f"task={net.config.task}", f"student.model={net.config.architecture}"]),
+        recipe=load_recipe(_RECIPES[net.config.task], [f"student.model={net.config.architecture}"]),
         student=net,
         prepared=prepared,
         labels=tuple(f"class {index}" for index in range(net.config.classes)) if classifies else (),

