@@ -68,8 +68,13 @@ def rollup(root: Path = ROOT, pid: str = "self") -> Tuple[Dict[str, Optional[int
     }, None
 
 
+def nvmap_used(root: Path = ROOT) -> Optional[int]:
+    """Bytes that a Jetson's GPU holds of the memory it shares with the processor, of all processes; None elsewhere."""
+    return _kib_lines(root / "proc/meminfo")[0].get("NvMapMemUsed")
+
+
 class PhaseMemory:
-    """Peak by phase of one process: ``begin()``, then ``end(phase)`` at the end of each."""
+    """Peak by phase of one process: ``end(phase)`` at the end of each."""
 
     def __init__(self, root: Path = ROOT, pid: str = "self") -> None:
         self._root, self._pid = root, pid
@@ -77,6 +82,7 @@ class PhaseMemory:
         self._reasons: Dict[str, str] = {}
         self._total: Optional[int] = None
         self._reset_reason: Optional[str] = None
+        self._nvmap = nvmap_used(root)
 
     def end(self, phase: str) -> None:
         """Keep the phase's peak and set the mark back for the next one."""
@@ -92,7 +98,7 @@ class PhaseMemory:
         self._reset_reason = self._reset_reason or reset_peak(self._root, self._pid)
 
     def result(self) -> Tuple[Dict[str, Optional[int]], Dict[str, str]]:
-        """The record's ``memory_bytes`` and the reasons of its nulls; PSS and private are of this moment."""
+        """The record's ``memory_bytes`` and the reasons of its nulls; PSS, private and the GPU's are of this moment."""
         memory: Dict[str, Optional[int]] = {"peak": self._total}
         reasons = dict(self._reasons)
         if self._total is None:
@@ -106,4 +112,7 @@ class PhaseMemory:
         for key, value in shares.items():
             if value is None:
                 reasons[f"memory_bytes.{key}"] = reason or "not known"
+        nvmap = nvmap_used(self._root)
+        if nvmap is not None and self._nvmap is not None:
+            memory["gpu_shared"] = max(0, nvmap - self._nvmap)
         return memory, reasons

@@ -300,7 +300,8 @@ class RunRecord:
         load_s: Seconds to load the model into the runtime (import of the runtime not included).
         first_inference_s: Seconds of the first inference.
         memory_bytes: peak; the peak of each phase: start, import, load, first, steady (warm-up and timing);
-            pss, private and private_dirty after timing.
+            pss, private and private_dirty after timing; on a Jetson gpu_shared, what its GPU holds of the shared
+            memory after timing beyond what it held at the start (of all processes: the kernel tells no more).
         power_w: Mean watts of the window under load, or None.
         energy_j_per_inference: Gross joules per inference, or None.
         power: What ``energy.account`` returns but its reasons: source, covers (what its total is of, and by which

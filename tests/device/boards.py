@@ -55,6 +55,13 @@ def _arm(root: Path, model: str, compatible: Sequence[str], part: str, release: 
     _common(root, "cpu-thermal", 1_800_000)
 
 
+def _jetson(root: Path, model: str, compatible: Sequence[str], part: str, release: str) -> None:
+    """A board whose GPU shares the memory, and says how much of it it has."""
+    _arm(root, model, compatible, part, release)
+    with (root / "proc/meminfo").open("a") as file:
+        file.write("NvMapMemFree:           0 kB\nNvMapMemUsed:      65536 kB\n")
+
+
 def _common(root: Path, zone: str, khz: int) -> None:
     write(root, "proc/meminfo", "MemTotal:        8000000 kB\nMemAvailable:    6000000 kB\nSwapTotal:             0 kB")
     write(root, "proc/loadavg", "0.10 0.08 0.05 1/200 1234")
@@ -178,7 +185,7 @@ def pi4_ina3221_hat(root: Path) -> None:
 def jetson_nano(root: Path) -> None:
     """Jetson Nano, JetPack 4."""
     names = ("nvidia,p3449-0000-b00+p3448-0000-b00", "nvidia,jetson-nano", "nvidia,tegra210")
-    _arm(root, "NVIDIA Jetson Nano Developer Kit", names, "0xd07", "Ubuntu 18.04.6 LTS")
+    _jetson(root, "NVIDIA Jetson Nano Developer Kit", names, "0xd07", "Ubuntu 18.04.6 LTS")
     rails = [("POM_5V_IN", 5000, 440), ("POM_5V_GPU", 5000, 40), ("POM_5V_CPU", 5000, 120)]
     ina3221_iio(root, "6-0040", 0, rails, "7000c400.i2c")
 
@@ -188,7 +195,7 @@ _NX_RAILS = (("VDD_IN", 5000, 870), ("VDD_CPU_GPU_CV", 5000, 120), ("VDD_SOC", 5
 
 def _xavier_nx(root: Path, release: str) -> None:
     names = ("nvidia,p3509-0000+p3668-0001", "nvidia,tegra194")
-    _arm(root, "NVIDIA Jetson Xavier NX Developer Kit", names, "0x004", release)
+    _jetson(root, "NVIDIA Jetson Xavier NX Developer Kit", names, "0x004", release)
 
 
 def xavier_nx_jetpack4(root: Path) -> None:
@@ -208,7 +215,7 @@ _XAVIER_MORE = (("CV", 19000, 0), ("VDDRQ", 19000, 25), ("SYS5V", 5000, 420))
 
 
 def _agx_xavier(root: Path, release: str) -> None:
-    _arm(root, "Jetson-AGX", ("nvidia,p2972-0000", "nvidia,tegra194", "nvidia,p2888-0001"), "0x004", release)
+    _jetson(root, "Jetson-AGX", ("nvidia,p2972-0000", "nvidia,tegra194", "nvidia,p2888-0001"), "0x004", release)
 
 
 def agx_xavier_jetpack4(root: Path) -> None:
@@ -228,14 +235,14 @@ def agx_xavier_jetpack5(root: Path) -> None:
 def orin_nano(root: Path) -> None:
     """Jetson Orin Nano, JetPack 6."""
     names = ("nvidia,p3768-0000+p3767-0005", "nvidia,p3767-0005", "nvidia,tegra234")
-    _arm(root, "NVIDIA Jetson Orin Nano Developer Kit", names, "0xd42", "Ubuntu 22.04.4 LTS")
+    _jetson(root, "NVIDIA Jetson Orin Nano Developer Kit", names, "0xd42", "Ubuntu 22.04.4 LTS")
     ina3221_hwmon(root, "1-0040", 1, _NX_RAILS)
 
 
 def agx_orin(root: Path) -> None:
     """Jetson AGX Orin, JetPack 5 and 6: two chips, two channels of which are not wired; no input rail."""
     names = ("nvidia,p3737-0000+p3701-0000", "nvidia,p3701-0000", "nvidia,tegra234")
-    _arm(root, "Jetson AGX Orin Developer Kit", names, "0xd42", "Ubuntu 22.04.4 LTS")
+    _jetson(root, "Jetson AGX Orin Developer Kit", names, "0xd42", "Ubuntu 22.04.4 LTS")
     ina3221_hwmon(
         root, "1-0040", 3, [("VDD_GPU_SOC", 20000, 160), ("VDD_CPU_CV", 20000, 40), ("VIN_SYS_5V0", 5000, 640)]
     )
@@ -245,7 +252,7 @@ def agx_orin(root: Path) -> None:
 def thor(root: Path) -> None:
     """Jetson AGX Thor, JetPack 7: an INA238 at the input (µW), an INA3221 at the module."""
     names = ("nvidia,p3971-0089+p3834-0008", "nvidia,tegra264")
-    _arm(root, "NVIDIA Jetson AGX Thor Developer Kit", names, "0xd83", "Ubuntu 24.04.2 LTS")
+    _jetson(root, "NVIDIA Jetson AGX Thor Developer Kit", names, "0xd83", "Ubuntu 24.04.2 LTS")
     one_channel_hwmon(root, "ina238", 5, 32.4, "VIN")
     ina3221_hwmon(
         root, "2-0041", 6, [("VDD_GPU", 12000, 300), ("VDD_CPU_SOC_MSS", 12000, 700), ("VIN_SYS_5V0", 5000, 800)]

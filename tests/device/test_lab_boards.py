@@ -120,7 +120,9 @@ def test_every_board_says_what_it_is(records: dict[str, RunRecord]) -> None:
     assert records["orin_nano"].facts["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert records["pi5"].facts["os_release"] == "Debian GNU/Linux 13"
     assert records["x86_rapl"].facts["cpu"] == "Example CPU @ 3.00GHz"
-    for record in records.values():
+    for name, record in records.items():
+        is_jetson = name in ("jetson_nano", "xavier_nx_jetpack4", "xavier_nx_jetpack5", "orin_nano", "agx_orin")
+        assert record.memory_bytes.get("gpu_shared") == (0 if is_jetson else None)
         assert record.facts["before"]["frequency"]["policy0"]["governor"] == "performance"
 
 

@@ -69,6 +69,16 @@ def test_a_phase_that_was_not_reached_is_said(tmp_path: Path) -> None:
 
 
 @linux
+def test_what_a_jetsons_gpu_took_of_the_shared_memory(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    assert "gpu_shared" not in memory.PhaseMemory(root).result()[0], "no such line elsewhere"
+    meminfo = root / "proc/meminfo"
+    meminfo.write_text("MemTotal: 8000000 kB\nNvMapMemUsed: 65536 kB\n")
+    phases = memory.PhaseMemory(root)
+    meminfo.write_text("MemTotal: 8000000 kB\nNvMapMemUsed: 165536 kB\n")
+    assert phases.result()[0]["gpu_shared"] == 100_000 * 1024
+
+
 def test_a_phase_that_takes_memory_shows_it_and_the_next_does_not() -> None:
     """The real kernel: 64 MiB that one phase touches are in that phase's peak, and gone from the next one's."""
     if memory.reset_peak() is not None:
