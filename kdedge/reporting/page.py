@@ -16,6 +16,7 @@ from kdedge.reporting import plots
 from kdedge.reporting.cells import JOULES, SECONDS, Cell, Unit, missing, single
 from kdedge.reporting.conditions import UNKNOWN, all_facts, conditions, fact, slug, state
 from kdedge.reporting.drawing import Plot, points_a_run
+from kdedge.reporting.profile_text import OpRow, op_rows, profile_lines
 from kdedge.reporting.rows import COLUMNS, DETAIL_COLUMNS, Row, student_rows, table
 from kdedge.reporting.runs import Run, Runs, Trained, load_runs
 from kdedge.reporting.text import plain
@@ -36,6 +37,8 @@ class RunView:
     short_conditions: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     request: tuple[tuple[str, str], ...]
+    profile: tuple[str, ...]
+    ops: tuple[OpRow, ...]
     plot: Plot | None
 
 
@@ -143,6 +146,8 @@ def _run_views(runs: Sequence[Run], rows: Sequence[Row]) -> list[RunView]:
                 short_conditions=tuple(part for part in short if part != UNKNOWN),
                 facts=all_facts(record.facts),
                 request=all_facts(record.request),
+                profile=tuple(profile_lines(record.profile or {})),
+                ops=op_rows(record.profile or {}),
                 plot=plots.over_time(run, row, index, most),
             )
         )

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kdedge.reporting.check import is_number
 from kdedge.reporting.text import plain
 
 _SHOWN = 6
+_MOST = 40
 
 
 def profile_lines(profile: Mapping[str, Any]) -> list[str]:
     """Lines about the ``profile`` part of a record, as far as it tells; a device may have sent anything."""
     return [*_times(profile), *_delegates(profile.get("delegates"))]
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """The ops of one type, as text.
+
+    Attributes:
+        op: The type.
+        provider: What runs them.
+        count: How many there are.
+        mean: Milliseconds of an inference that they take.
+        share: Of the time of all ops.
+    """
+
+    op: str
+    provider: str
+    count: str
+    mean: str
+    share: str
+
+
+def op_rows(profile: Mapping[str, Any]) -> tuple[OpRow, ...]:
+    """A row for each type of op that a profile has times of, the longest first."""
+    return tuple(
+        OpRow(
+            plain(entry.get("op")),
+            plain(entry.get("provider")),
+            plain(entry.get("count")),
+            f"{1e3 * entry['mean_s']:.3f} ms",
+            f"{100 * entry['share']:.1f}%",
+        )
+        for entry in _entries(profile.get("by_op"))[:_MOST]
+    )
 
 
 def _times(profile: Mapping[str, Any]) -> list[str]:

@@ -143,6 +143,22 @@ def test_what_looks_like_html_is_shown_as_text(tmp_path: Path) -> None:
                 assert "<img" not in text
 
 
+def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
+    def entry(op: str, mean_s: float, share: float) -> dict[str, Any]:
+        return {"op": op, "name": f"/features/{op}", "provider": "CPU", "count": 3, "mean_s": mean_s, "share": share}
+
+    ops = [entry("QLinearConv", 2e-3, 0.8), entry(HOSTILE, 5e-4, 0.2)]
+    profile = {"runs": 9, "inference_s": 3e-3, "ops_s": 2.5e-3, "by_op": ops, "ops": ops, "method": "-"}
+    for name, content in (("a", record("with", profile=profile)), ("b", record("without"))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content.to_dict()))
+    structure = Structure(render(load_runs([tmp_path])))
+    assert structure.text.count("Where the time goes") == 1
+    assert "2.500 of 3.000 ms in ops" in structure.text
+    assert [attributes for attributes in structure.all("table") if attributes.get("class") == "ops"] != []
+    assert HOSTILE in structure.text
+    assert structure.all("img") == []
+
+
 def test_plotly_accepts_every_specification(page: str) -> None:
     found = specs(page)
     assert set(found) >= {"plot-accuracy-p50", "plot-accuracy-size", "plot-latency", "plot-memory", "plot-run-0"}
@@ -217,14 +233,16 @@ _PATHS = [
     ("memory_bytes",), ("memory_bytes", "peak"), ("power",), ("power", "samples"), ("power", "reasons"),
     ("power", "net_j_per_inference"), ("accuracy",), ("accuracy", "n"), ("facts",), ("facts", "before"),
     ("facts", "before", "frequency"), ("facts", "after", "throttle"), ("request",), ("unmeasured",), ("versions",),
-    ("verdict_reasons",), ("threads",), ("created_at",),
+    ("verdict_reasons",), ("threads",), ("created_at",), ("profile",), ("profile", "by_op"), ("profile", "ops"),
 ]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(_PATHS), value=_JSON)
 def test_any_record_gives_a_page_or_one_clear_error(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
+    ops = [{"op": "Conv", "name": "c", "provider": "CPU", "count": 1, "mean_s": 0.1, "share": 1.0}]
     document: dict[str, Any] = json.loads(json.dumps(fleet()[3].to_dict()))
+    document["profile"] = {"runs": 1, "inference_s": 0.1, "ops_s": 0.1, "by_op": ops, "ops": ops}
     document["latency_s"]["samples"] = document["latency_s"]["samples"][:50]
     part = document
     for key in place[:-1]:
