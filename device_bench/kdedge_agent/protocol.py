@@ -157,6 +157,7 @@ class RunRequest:
         cool_down_c: Wait before the measurement until the processor is at most so hot, for ten minutes at most.
         profile: Say where an inference spends its time, after it was timed.
         provider: Execution provider of ONNX Runtime that has to run it; None is the CPU.
+        wait_s: At most so many seconds until another measurement on the device has ended.
     """
 
     artifact: str
@@ -180,6 +181,7 @@ class RunRequest:
     cool_down_c: Optional[float] = None
     profile: bool = False
     provider: Optional[str] = None
+    wait_s: float = 600.0
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
@@ -198,7 +200,7 @@ class RunRequest:
         _require(self.cool_down_c is None or 0 < self.cool_down_c < 150, "cool_down_c: degrees Celsius below 150")
         _require(self.cool_down_s is None or self.cool_down_c is None, "cool_down: seconds or degrees, not both")
         _require(1 <= self.repetitions <= MAX_SAMPLES, f"repetitions: from 1 to {MAX_SAMPLES}")
-        for name in ("min_duration_s", "warmup_max_s", "power_window_s", "idle_s"):
+        for name in ("min_duration_s", "warmup_max_s", "power_window_s", "idle_s", "wait_s"):
             _require(0 <= getattr(self, name) <= 86400, f"{name}: from 0 to 86400 seconds")
         _require(0 <= self.seed < 2**32, "seed: from 0 to 2**32 - 1")
 
@@ -225,6 +227,7 @@ class ScoreRequest:
         labels: True class of each sample; empty where the host counts the hits itself.
         runtime: As in RunRequest.
         threads: Intra-op threads of the runtime.
+        wait_s: As in RunRequest.
     """
 
     artifact: str
@@ -238,9 +241,11 @@ class ScoreRequest:
     labels: List[int] = field(default_factory=list)
     runtime: Optional[str] = None
     threads: int = 1
+    wait_s: float = 600.0
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
+        _require(0 <= self.wait_s <= 86400, "wait_s: from 0 to 86400 seconds")
         _require(self.dtype in ("float32", "uint8", "int32"), "dtype: float32, uint8 or int32")
         _require(
             len(self.columns) <= 8 and all(_fits(name, str) and 0 < len(name) < 200 for name in self.columns),

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from kdedge_agent import __version__, cooldown, energy, facts, governor, power, remarks, verdict
+from kdedge_agent import __version__, cooldown, energy, facts, governor, power, remarks, turn, verdict
 from kdedge_agent.errors import AgentFailure
 from kdedge_agent.observe import GLANCE_EVERY_S, measured_cpus, relay, watch
 from kdedge_agent.power_source import PowerSource
@@ -92,12 +92,16 @@ def score(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     asked = from_dict(ScoreRequest, request)
     _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
     _verify(desk, asked.samples, asked.samples_sha256, "samples")
-    desk.start_worker({"type": "score", "request": asked.to_dict(), "threads": asked.threads})
-    while True:
-        message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
-        if message["type"] == "scored":
-            return {key: value for key, value in message.items() if key != "type"}
-        relay(desk, message)
+    with turn.taken(work_dir(), asked.wait_s, lambda s, text: _pause(desk, "waiting", s, text)):
+        desk.start_worker({"type": "score", "request": asked.to_dict(), "threads": asked.threads})
+        try:
+            while True:
+                message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
+                if message["type"] == "scored":
+                    return {key: value for key, value in message.items() if key != "type"}
+                relay(desk, message)
+        finally:
+            desk.end_worker()
 
 
 def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
@@ -105,8 +109,12 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     asked = from_dict(RunRequest, request)
     cpus = measured_cpus(asked.pin)
     change = governor.GovernorChange(asked.governor, ROOT, cpus, work_dir()) if asked.governor else None
-    with governor.governed(change):
-        result = _measure(desk, asked, cpus, change)
+    with turn.taken(work_dir(), asked.wait_s, lambda s, text: _pause(desk, "waiting", s, text)):
+        try:
+            with governor.governed(change):
+                result = _measure(desk, asked, cpus, change)
+        finally:
+            desk.end_worker()  # before the turn goes to the next
     result["facts"]["governor"] = change.report if change else None
     return result
 
@@ -117,7 +125,9 @@ def _measure(
     size = _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
     cooled = None
     if asked.cool_down_s is not None or asked.cool_down_c is not None:
-        cooled = cooldown.cool_down(asked.cool_down_s, asked.cool_down_c, ROOT, lambda s, text: _rest(desk, s, text))
+        cooled = cooldown.cool_down(
+            asked.cool_down_s, asked.cool_down_c, ROOT, lambda s, text: _pause(desk, "cool-down", s, text)
+        )
     device = facts.device_facts(ROOT)
     before = facts.snapshot(ROOT, work_dir().parent)
     desk.start_worker({"type": "measure", "request": asked.to_dict(), "threads": asked.threads})
@@ -173,9 +183,9 @@ def _measure(
     }
 
 
-def _rest(desk: Desk, seconds: float, text: str) -> None:
+def _pause(desk: Desk, phase: str, seconds: float, text: str) -> None:
     """Let so many seconds pass, awake to the end of the wire."""
-    desk.progress("cool-down", text=text)
+    desk.progress(phase, text=text)
     desk.worker_says(seconds)
 
 

@@ -52,6 +52,10 @@ class RuntimeMissingError(AgentError):
     """No runtime for the artifact's format in the device's Python."""
 
 
+class DeviceBusyError(AgentError):
+    """Another measurement runs on the device."""
+
+
 class DiskFullError(AgentError):
     """No space left on the device."""
 
@@ -210,6 +214,9 @@ def from_agent(message: dict[str, object], device: Device, artifact: ArtifactFil
         return UserError(text, where=device.name, cure=cure)
     if kind == "refused" and artifact is not None:
         return ArtifactError(text, where=artifact.path, cure=cure)
+    if kind == "busy":
+        longer = "Wait until it has ended, or let this run wait for it: --wait SECONDS"
+        return DeviceBusyError(text, where=device.name, cure=longer)
     if kind == "disk-full":
         return device_write_failure("ENOSPC", text, device, "the run")
     return AgentError(text, where=device.name, cure=cure)

@@ -171,6 +171,7 @@ def _wish(request: RunRequest, path: str, sha256: str, piece: Piece) -> ScoreReq
             columns=list(piece.columns),
             runtime=request.runtime,
             threads=request.threads,
+            wait_s=request.wait_s,
         )
     except ProtocolError as error:
         raise DataError(f"these samples cannot be scored: {error}") from None

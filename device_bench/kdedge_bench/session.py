@@ -56,6 +56,7 @@ class Progress:
 
 #: Of a measurement, beside what was asked of it in seconds.
 REQUEST_LIMIT_S = 7200.0
+_PAUSES = ("waiting", "cool-down")
 OnProgress = Callable[[Progress], None]
 
 
@@ -75,6 +76,7 @@ def bench(
     cool_down_c: float | None = None,
     profile: bool = False,
     provider: str | None = None,
+    wait_s: float = 600.0,
     power: bool = True,
     meter: Meter | str | None = None,
     meter_accuracy: float | None = None,
@@ -102,6 +104,7 @@ def bench(
         cool_down_c: Wait first until the processor is at most so hot, for ten minutes at most.
         profile: Say where an inference spends its time and what runs it, after it was timed.
         provider: An execution provider of ONNX Runtime, such as ``cuda``, that has to run it; None is the CPU.
+        wait_s: At most so many seconds until another measurement on the device has ended.
         power: Measure power where the device has a source.
         meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST``,
             ``scpi:PORT``, or one of your own (``kdedge_bench.meters.Meter``). Its figures stand in place of those
@@ -129,7 +132,7 @@ def bench(
     wish = _request(
         checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
         scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
-        cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider,
+        cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider, wait_s=wait_s,
     )  # fmt: skip
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)
@@ -175,7 +178,7 @@ def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:
             {"type": "measure", "request": request.to_dict()},
             on_progress=lambda message: tell(_agent_progress(message, ready.artifact)),
             about=ready.artifact,
-            limit_s=REQUEST_LIMIT_S + 2 * request.min_duration_s + (request.cool_down_s or 0.0),
+            limit_s=REQUEST_LIMIT_S + 2 * request.min_duration_s + (request.cool_down_s or 0.0) + request.wait_s,
         )
     except ArtifactError:
         if not ready.transport.device.is_local:
@@ -281,6 +284,8 @@ def _run_id(device: Device, artifact: ArtifactFile, created_at: datetime) -> str
 
 def _agent_progress(message: Message, artifact: ArtifactFile) -> Progress:
     phase = one_line(str(message.get("phase", "measure")).replace(artifact.remote_file, artifact.path.name), 80)
+    if phase in _PAUSES and message.get("text"):  # what it waits for
+        phase = one_line(str(message["text"]), 200)
     done, total = message.get("done"), message.get("total")
     share = None
     if isinstance(done, (int, float)) and isinstance(total, (int, float)) and done >= 0 and total > 0:

@@ -61,6 +61,10 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option("--provider", metavar="NAME", help="Of ONNX Runtime, such as cuda: it has to run the artifact."),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", metavar="S", min=0, help="Seconds for another measurement on the device to end."),
+    ] = 600.0,
     precision: Annotated[
         str, typer.Option("--precision", help="Of a bundle's student in torch: float32 or int8.")
     ] = "float32",
@@ -115,7 +119,8 @@ def bench(
         record = measure(
             artifact, device=device, threads=threads, runtime=runtime, repetitions=repetitions,
             min_duration_s=min_duration_s, power=power, meter=meter, meter_accuracy=meter_accuracy,
-            accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key, **wishes,
+            accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key, wait_s=wait,
+            **wishes,
         )  # fmt: skip
     _finish(record, out, as_json)
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,10 +18,10 @@ import pytest
 from kdedge.errors import AgentError, WireError
 from tests.device.conftest import StartSshd
 from tests.device.models import write_onnx
-from tests.device.runs import failure, quick, running
+from tests.device.runs import failure, progress_log, quick, running
 from tests.device.sshd import Sshd
 
-from kdedge_bench.faults import DiskFullError, NoPythonError, PythonTooOldError, RuntimeMissingError
+from kdedge_bench.faults import DeviceBusyError, DiskFullError, NoPythonError, PythonTooOldError, RuntimeMissingError
 from kdedge_bench.session import Progress
 
 
@@ -241,3 +242,23 @@ def test_host_interrupted(start: StartSshd, slow_file: Path, tmp_path: Path, sig
     assert list(tmp_path.glob("*.json")) == []
     if signal_name == "SIGINT":
         assert list(Path("/tmp").glob(f"kdedge-ssh-{host.pid}-*")) == []
+
+
+def test_two_hosts_at_once(start: StartSshd, onnx_file: Path, slow_file: Path, tmp_path: Path) -> None:
+    device = start()
+    with running(slow_file, device.device(), tmp_path, "timing") as future:
+        with pytest.raises(DeviceBusyError, match=r"another measurement runs .*for 127\.0\.0\.1, since 20") as caught:
+            quick(onnx_file, device.device(), tmp_path, wait_s=0.0)
+        assert caught.value.exit_code == 3 and "--wait SECONDS" in str(caught.value)
+        seen, watch = progress_log()
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(quick, onnx_file, device.device(), tmp_path, progress=watch)
+            until = time.monotonic() + 30
+            while not any("another measurement runs" in progress.text for progress in seen):
+                assert time.monotonic() < until, seen
+                time.sleep(0.05)
+            device.cut()
+            assert second.exception(timeout=60) is not None, "its own connection was cut too"
+        failure(future)
+    assert quick(onnx_file, device.device(), tmp_path).latency_s["n"] >= 20
+    assert device.left_over() == {}
