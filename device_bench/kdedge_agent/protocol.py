@@ -310,8 +310,10 @@ class RunRecord:
         power_w: Mean watts of the window under load, or None.
         energy_j_per_inference: Gross joules per inference, or None.
         power: What ``energy.account`` returns but its reasons: source, covers (what its total is of, and by which
-            rule), total_rails, sensor_hz, window_s, sensor_periods, inferences, rails_w, load_w, idle_before_w,
-            idle_after_w, idle_drift_w, gross_, net_ and net_error_j_per_inference, ``*_ci95`` of load_w, gross and net,
+            rule), total_rails, sensor_hz, window_s, window_monotonic_s ([begin, end] on the monotonic clock of who
+            read the source: the device, or the host its meter; older records lack it), sensor_periods, inferences,
+            rails_w, load_w, idle_before_w, idle_after_w, idle_drift_w, gross_, net_ and net_error_j_per_inference,
+            ``*_ci95`` of load_w, gross and net,
             error_w and net_error_w by cause, gap_s, samples [[s, W]]; failed_readings, reading (what it costs),
             sources_found (every source by name), estimate (of what the source does not measure, or None). Of a meter
             on the host also meter, clock, windows_s, error_j. None where no source is.

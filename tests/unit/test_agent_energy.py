@@ -78,6 +78,7 @@ def test_gross_and_net_joules_with_idle_drift() -> None:
     assert power["net_error_j_per_inference"] == pytest.approx(0.1 * 19 / 1000)
     assert power["reasons"] == {}
     assert power["samples"][0] == [-10.5, 2.0]
+    assert power["window_monotonic_s"] == [10.5, 29.5]
 
 
 def test_without_a_total_rule_the_rails_stay_and_the_total_is_none_with_the_reason() -> None:
