@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint types unit nightly bench system clean help
+.PHONY: setup demo test lint types unit nightly lab bench system clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,7 +31,7 @@ system:
 	@sh tests/system_packages.sh
 
 test: $(STAMP) system lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly and not lab' --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,6 +44,11 @@ types: $(STAMP)
 # make nightly the long tests
 nightly: $(STAMP) system
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
+
+# make lab     a whole arm64 machine in qemu: sensor drivers against known joules, a lossy link, a panic
+lab: $(STAMP)
+	@sh tests/system_packages.sh lab
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m lab tests/device --durations=0 --log-cli-level=INFO
 
 # make bench   the benchmarks, as ratios measured in one run (those that train for long are run by hand)
 bench: $(STAMP)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install what the tests use beyond Python (Debian and its kin, as root or with password-less sudo).
 # Never fails: a test that lacks one of these skips and says what is missing.
+# With the word "lab" also what a whole arm64 machine is built and emulated with.
 missing=""
 [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
 command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
@@ -10,6 +11,13 @@ command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 
 if [ "$(uname -m)" = x86_64 ]; then
     command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap"
     command -v qemu-aarch64-static >/dev/null 2>&1 || missing="$missing qemu-user-static"
+fi
+if [ "$1" = lab ]; then
+    command -v qemu-system-aarch64 >/dev/null 2>&1 || missing="$missing qemu-system-arm"
+    command -v dtc >/dev/null 2>&1 || missing="$missing device-tree-compiler"
+    command -v make >/dev/null 2>&1 || missing="$missing make"
+    command -v aarch64-linux-gnu-gcc >/dev/null 2>&1 || missing="$missing gcc-aarch64-linux-gnu"
+    command -v xz >/dev/null 2>&1 || missing="$missing xz-utils"
 fi
 [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -21,8 +21,10 @@ def quick(artifact: Path, device: Device | str, out_dir: Path, **options: Any) -
 
 
 @contextmanager
-def running(artifact: Path, device: Device, out_dir: Path, until: str, **options: Any) -> Iterator[Future[RunRecord]]:
-    """A long run in a thread; the block begins when its progress says ``until``."""
+def running(
+    artifact: Path, device: Device, out_dir: Path, until: str, *, arrive_s: float = 60.0, **options: Any
+) -> Iterator[Future[RunRecord]]:
+    """A long run in a thread; the block begins when its progress says ``until``, within ``arrive_s`` seconds."""
     reached = threading.Event()
     arrived: list[Progress] = []
 
@@ -39,7 +41,7 @@ def running(artifact: Path, device: Device, out_dir: Path, until: str, **options
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(run)
-        reached.wait(60)
+        reached.wait(arrive_s)
         if not arrived:
             raise AssertionError(f"the run never came to {until!r}: {future.result(timeout=60)}")
         yield future

@@ -1,4 +1,7 @@
-"""Archives of files for the kernel's first file system (initramfs; newc format, Documentation/driver-api/early-userspace)."""
+"""Archives of files for the kernel's first file system (initramfs).
+
+The format is newc: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel.
+"""
 
 from __future__ import annotations
 

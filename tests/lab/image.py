@@ -28,7 +28,15 @@ GLIBC = ("glibc", "2.36")
 _FIRST_MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")
 _LATER_MODULES = ("virtio_net", "i2c-dev", "sch_netem", *drivers.SOURCES)
 _FOLDERS = ("proc", "sys", "dev", "tmp", "run", "root", "lab")
-_NOT_NEEDED = ("boot", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/locale", "var/cache", "var/lib/apt")
+_NOT_NEEDED = (
+    "boot",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/lib/locale",
+    "var/cache",
+    "var/lib/apt",
+)
 _NOT_COMPILED = r"/(tests?|transformers|quantization|tools|f2py|lib2to3|idlelib|ensurepip|distutils|pydoc_data)/"
 _SPARE_MIB = 256
 _INIT = """#!/bin/busybox sh
@@ -43,7 +51,17 @@ _FILES = {
     **FILES,
     "etc/inittab": "::sysinit:/bin/sh /lab/start\n::respawn:/usr/sbin/sshd -D -e -f /lab/sshd_config\n",
 }
-_RECIPE = (packages.PACKAGES, REQUIREMENTS, _NOT_COMPILED, _FIRST_MODULES, _LATER_MODULES, _FOLDERS, _NOT_NEEDED, _INIT, _FILES)
+_RECIPE = (
+    packages.PACKAGES,
+    REQUIREMENTS,
+    _NOT_COMPILED,
+    _FIRST_MODULES,
+    _LATER_MODULES,
+    _FOLDERS,
+    _NOT_NEEDED,
+    _INIT,
+    _FILES,
+)
 
 
 @dataclass(frozen=True)

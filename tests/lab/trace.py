@@ -29,7 +29,7 @@ class Trace:
 
     levels_w: tuple[float, ...]
     level_s: float = 3.0
-    burst_w: float = 0.4
+    burst_w: float = 0.0
     burst_s: float = 0.3
     step_s: float = 0.02
     seed: int = 1
