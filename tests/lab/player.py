@@ -62,8 +62,8 @@ def level_w(trace: dict[str, Any], at_s: float) -> float:
     """Watts of the board at a moment, noise apart: levels, and bursts on top of them."""
     levels = trace["levels_w"]
     level: float = levels[int(at_s / trace["level_s"]) % len(levels)]
-    up = at_s % trace["burst_s"] < trace["burst_s"] / 2
-    return level + (trace["burst_w"] if up else -trace["burst_w"])
+    burst: float = trace["burst_w"]
+    return level + (burst if at_s % trace["burst_s"] < trace["burst_s"] / 2 else -burst)
 
 
 def play(trace: dict[str, Any], over: threading.Event) -> list[tuple[float, float]]:
@@ -90,7 +90,12 @@ def main() -> None:
     """Play until the input ends."""
     os.nice(-10)  # a board's power does not wait for its processor
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     json.dump(play(json.loads(sys.argv[1]), over), sys.stdout)
 
 
