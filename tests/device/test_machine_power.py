@@ -120,7 +120,7 @@ def test_a_driver_that_is_unbound_for_a_second(orin: Machine, onnx_file: Path, t
 
     with playing(orin, BURSTS) as playback:
         record = quick(
-            onnx_file, orin.device(), tmp_path, power=True, warmup_max_s=1.0, progress=once("power", 3.0, rebind)
+            onnx_file, orin.device(), tmp_path, power=True, warmup_max_s=1.0, progress=once("power", 1.0, rebind)
         )  # fmt: skip
     assert len(gone) == 1 and gone[0].split().count("0-0040") == 1, "unbound, and bound again"
     assert record.power is not None
