@@ -74,7 +74,7 @@ def spread_w(record: RunRecord, playback: Playback) -> float:
 
 def test_joules_by_an_ina3221(orin: Machine, onnx_file: Path, tmp_path: Path) -> None:
     with playing(orin, STEPS) as playback:
-        record = quick(onnx_file, orin.device(), tmp_path, power=True, warmup_max_s=1.0)
+        record = quick(onnx_file, orin.device(), tmp_path, power=True)
     assert record.power is not None
     assert record.power["source"] == "ina3221"
     assert record.power["total_rails"] == [rail.label for rail in AGX_ORIN.rails]
@@ -87,7 +87,7 @@ def test_joules_by_an_ina3221(orin: Machine, onnx_file: Path, tmp_path: Path) ->
 
 def test_joules_by_an_ina219_in_the_supply_line(pi: Machine, onnx_file: Path, tmp_path: Path) -> None:
     with playing(pi, STEPS_OF_A_PI) as playback:
-        record = quick(onnx_file, pi.device(), tmp_path, power=True, warmup_max_s=1.0)
+        record = quick(onnx_file, pi.device(), tmp_path, power=True)
     assert record.power is not None
     assert record.power["source"] == "ina2xx"
     assert record.power["total_rails"] == ["ina219 at 0-0040"]
@@ -120,7 +120,7 @@ def test_a_driver_that_is_unbound_for_a_second(orin: Machine, onnx_file: Path, t
 
     with playing(orin, BURSTS) as playback:
         record = quick(
-            onnx_file, orin.device(), tmp_path, power=True, warmup_max_s=1.0, progress=once("power", 1.0, rebind)
+            onnx_file, orin.device(), tmp_path, power=True, progress=once("power", 1.0, rebind)
         )  # fmt: skip
     assert len(gone) == 1 and gone[0].split().count("0-0040") == 1, "unbound, and bound again"
     assert record.power is not None
