@@ -30,6 +30,7 @@ def machine() -> Iterator[Machine]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulated processor on a host that is busy is far slower to start than any board."""
+    monkeypatch.setattr("kdedge_bench.transport._CONNECT_S", 120)
     monkeypatch.setattr("kdedge_bench.channel.GREETING_S", 300.0)
 
 

@@ -28,6 +28,7 @@ BURSTS = Trace(levels_w=(8.0,), burst_w=0.4)
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulated processor on a host that is busy is far slower than any board."""
+    monkeypatch.setattr("kdedge_bench.transport._CONNECT_S", 120)
     monkeypatch.setattr("kdedge_bench.channel.GREETING_S", 300.0)
     monkeypatch.setattr("kdedge_bench.process.SILENCE_S", 300.0)
 

@@ -94,10 +94,10 @@ class Machine:
 
     def ssh(self, command: str) -> list[str]:
         """The words that run a shell's command on it."""
-        options = ["-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+        options = ["-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=120"]
         return ["ssh", *options, "-p", str(self.port), "root@127.0.0.1", command]
 
-    def run(self, command: str, timeout_s: float = 60) -> str:
+    def run(self, command: str, timeout_s: float = 180) -> str:
         """What a shell's command prints there."""
         return subprocess.run(
             self.ssh(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=timeout_s

@@ -68,9 +68,11 @@ def playing(machine: Machine, trace: Trace) -> Iterator[Playback]:
     argv = machine.ssh(f"exec python3 /lab/player.py {shlex.quote(wanted)}")
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
+            if process.stdout is None or process.stdout.readline() != b"playing\n":
+                raise RuntimeError("the player did not start; its words are above")
             yield playback
         finally:
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=180)
     if process.returncode != 0:
         raise RuntimeError(f"the player ended with {process.returncode}; its words are above")
     playback.steps = [(float(at_s), float(watts)) for at_s, watts in json.loads(said)]
