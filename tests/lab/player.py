@@ -1,8 +1,8 @@
 """Plays a power trace into the registers of a current monitor; runs in the lab's machine, with Python alone.
 
-``python3 player.py TRACE`` says that it plays, sets them until its input ends, and then prints what it set: [[s, W], ...], seconds on the
-monotonic clock from which on the board drew so many watts. The registers hold what the chip's converter would make
-of them: its steps, rounded. INA3221: data sheet SBOS576, 8.6.2; INA219: SBOS448, 8.6.
+``python3 player.py TRACE`` says that it plays, sets them until its input ends, and then prints what it set:
+[[s, W], ...], seconds on the monotonic clock from which on the board drew so many watts. The registers hold what the
+chip's converter would make of them: its steps, rounded. INA3221: data sheet SBOS576, 8.6.2; INA219: SBOS448, 8.6.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def play(trace: dict[str, Any], over: threading.Event) -> list[tuple[float, floa
             watts += rail_w
         done.append(((before + time.monotonic()) / 2, watts))
         if len(done) == 1:
-            print("playing", flush=True)
+            sys.stdout.write("playing\n")
+            sys.stdout.flush()
         step = max(step + 1, int((time.monotonic() - begin) / trace["step_s"]))
     return done
 
