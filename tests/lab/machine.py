@@ -123,7 +123,7 @@ class Machine:
     def partial_files(self) -> list[str]:
         """Uploads that were not completed, samples, and folders of runs."""
         wanted = f"-name '*.part' -o -path '{_CACHE}/samples/*' -o -path '{_CACHE}/run-*'"
-        return self.run(f"find {_CACHE} -path {_CACHE}/venv -prune -o \\( {wanted} \\) -print").splitlines()
+        return self.run(f"busybox find {_CACHE} -path {_CACHE}/venv -prune -o \\( {wanted} \\) -print").splitlines()
 
     def pull_cable(self) -> None:
         """Nothing gets through any more, and nobody is told."""
