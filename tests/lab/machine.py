@@ -190,7 +190,7 @@ def _start(board: Board, files: MachineFiles, folder: Path) -> Machine:
         "-serial", f"file:{folder}/console.log", "-qmp", f"unix:{socket_path},server=on,wait=off",
     ]  # fmt: skip
     process = subprocess.Popen(
-        ["qemu-system-aarch64", *hardware, *boot],
+        ["setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64", *hardware, *boot],  # it ends with the tests
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
