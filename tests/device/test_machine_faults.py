@@ -57,34 +57,22 @@ def test_a_slow_and_lossy_link(machine: Machine, onnx_file: Path, tmp_path: Path
     assert machine.left_over() == {}
 
 
-def test_a_cable_that_is_pulled(
-    machine: Machine, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("harm", "mend", "words"), [("pull_cable", "plug_cable", ""), ("freeze", "thaw", "no sign of life")]
+)
+def test_a_cable_that_is_pulled_and_a_machine_that_freezes(
+    harm: str, mend: str, words: str, machine: Machine, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdedge_bench.process.SILENCE_S", SILENCE_S)
     with running(onnx_file, machine.device(), tmp_path, "timing", arrive_s=300) as future:
-        machine.pull_cable()
+        getattr(machine, harm)()
         began = time.monotonic()
         error = failure(future, LIMIT_S + 30)
         assert time.monotonic() - began < LIMIT_S
-        machine.plug_cable()
+        getattr(machine, mend)()
     assert isinstance(error, WireError), error
     assert error.exit_code == 3
-    is_usable_again(machine, onnx_file, tmp_path)
-
-
-def test_a_machine_that_freezes(
-    machine: Machine, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdedge_bench.process.SILENCE_S", SILENCE_S)
-    with running(onnx_file, machine.device(), tmp_path, "timing", arrive_s=300) as future:
-        machine.freeze()
-        began = time.monotonic()
-        error = failure(future, LIMIT_S + 30)
-        assert time.monotonic() - began < LIMIT_S
-        machine.thaw()
-    assert isinstance(error, WireError), error
-    assert error.exit_code == 3
-    assert "no sign of life" in str(error)
+    assert words in str(error)
     is_usable_again(machine, onnx_file, tmp_path)
 
 
