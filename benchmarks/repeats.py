@@ -1,8 +1,9 @@
 """A/A: the same artifact measured again and again on this machine, each run's intervals against what the others saw.
 
 An interval of 95% speaks of the run that it comes from; whether it also holds what another run finds shows how alike
-the conditions were. For p50 and p90: in how many runs the interval holds the median of the other runs' figures, with a 95%
-Clopper-Pearson interval, all runs and those with the verdict `steady`; and by how much the figures of two runs differ.
+the conditions were. For p50 and p90: in how many runs the interval holds the median of the other runs' figures, with a
+95% Clopper-Pearson interval, all runs and those with the verdict `steady`; and by how much the figures of two runs
+differ.
 
     python benchmarks/repeats.py [--runs 30] [--seconds 2]
 """
