@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from kdedge_agent import __version__, cooldown, energy, facts, governor, power, remarks, turn, verdict
 from kdedge_agent.errors import AgentFailure
@@ -87,21 +88,28 @@ def _await(desk: Desk, kind: str, timeout_s: float) -> Optional[Dict[str, Any]]:
     return None
 
 
+@contextmanager
+def _turn(desk: Desk, wait_s: float) -> Iterator[None]:
+    """The device for this request alone; its worker has ended before the next one has its turn."""
+    with turn.taken(work_dir(), wait_s, lambda s, text: _pause(desk, "waiting", s, text)):
+        try:
+            yield
+        finally:
+            desk.end_worker()
+
+
 def score(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     """Predictions of the artifact on the samples that the host sent."""
     asked = from_dict(ScoreRequest, request)
     _verify(desk, asked.artifact, asked.artifact_sha256, "artifact")
     _verify(desk, asked.samples, asked.samples_sha256, "samples")
-    with turn.taken(work_dir(), asked.wait_s, lambda s, text: _pause(desk, "waiting", s, text)):
+    with _turn(desk, asked.wait_s):
         desk.start_worker({"type": "score", "request": asked.to_dict(), "threads": asked.threads})
-        try:
-            while True:
-                message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
-                if message["type"] == "scored":
-                    return {key: value for key, value in message.items() if key != "type"}
-                relay(desk, message)
-        finally:
-            desk.end_worker()
+        while True:
+            message = desk.worker_says(GLANCE_EVERY_S) or {"type": "silence"}
+            if message["type"] == "scored":
+                return {key: value for key, value in message.items() if key != "type"}
+            relay(desk, message)
 
 
 def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
@@ -109,12 +117,8 @@ def measure(desk: Desk, request: Mapping[str, Any]) -> Dict[str, Any]:
     asked = from_dict(RunRequest, request)
     cpus = measured_cpus(asked.pin)
     change = governor.GovernorChange(asked.governor, ROOT, cpus, work_dir()) if asked.governor else None
-    with turn.taken(work_dir(), asked.wait_s, lambda s, text: _pause(desk, "waiting", s, text)):
-        try:
-            with governor.governed(change):
-                result = _measure(desk, asked, cpus, change)
-        finally:
-            desk.end_worker()  # before the turn goes to the next
+    with _turn(desk, asked.wait_s), governor.governed(change):
+        result = _measure(desk, asked, cpus, change)
     result["facts"]["governor"] = change.report if change else None
     return result
 

@@ -53,6 +53,18 @@ def test_who_will_not_wait_is_told_for_whom_it_is_busy(tmp_path: Path, model: Pa
         assert answer["type"] == "result"
 
 
+def test_the_command_says_for_whom_it_is_busy(tmp_path: Path, model: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    words = ["bench", str(model), "--wait", "0", "--no-power", "--out", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "kdedge", *words]
+    with turn.taken(tmp_path / ".cache" / "kdedge", 0.0, never):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 3, done.stderr
+    assert f"process {os.getpid()}" in " ".join(done.stderr.split())
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_a_file_that_nobody_holds_is_no_obstacle(tmp_path: Path) -> None:
     place = turn._place(tmp_path)
     place.write_text('{"client": "10.0.0.1", "since": "then", "pid": 1}')
