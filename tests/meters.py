@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.repeated import repeated
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -47,25 +49,16 @@ def logger(
     path: Path, watts: Callable[[float], float], hz: float = 20.0, until: threading.Event | None = None
 ) -> Iterator[None]:
     """A program that appends a line at a rhythm, each at once; it falls silent once ``until`` is set."""
-    done = threading.Event()
     path.write_text("timestamp,watts\n")
 
     def log() -> None:
+        if until is not None and until.is_set():
+            return
         with path.open("a") as file:
-            while not done.wait(1 / hz):
-                if until is not None and until.is_set():
-                    continue
-                now = time.monotonic()
-                file.write(f"{time.time():.6f},{watts(now):.6f}\n")
-                file.flush()
+            file.write(f"{time.time():.6f},{watts(time.monotonic()):.6f}\n")
 
-    thread = threading.Thread(target=log)
-    thread.start()
-    try:
+    with repeated(log, 1 / hz):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @dataclass

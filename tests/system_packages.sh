@@ -8,8 +8,8 @@ command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
 command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
 # Devices in namespaces, and an arm64 userland for them.
 [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap"
 if [ "$(uname -m)" = x86_64 ]; then
-    command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap"
     command -v qemu-aarch64-static >/dev/null 2>&1 || missing="$missing qemu-user-static"
 fi
 if [ "$1" = lab ]; then

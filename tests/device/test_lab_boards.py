@@ -16,6 +16,7 @@ from tests.device import boards
 from tests.device.board_totals import TOTALS
 from tests.device.namespace import NamespacedSshd, namespaced_device
 from tests.device.runs import quick
+from tests.repeated import repeated
 
 from kdedge_agent.protocol import RunRecord
 from kdedge_bench.session import Progress
@@ -24,24 +25,6 @@ WITH_SENSOR = (
     "pi5", "pi4_ina219_hat", "jetson_nano", "xavier_nx_jetpack4", "xavier_nx_jetpack5", "orin_nano", "agx_orin",
 )  # fmt: skip
 PACKAGE_W, MEMORY_W = 12.0, 2.0
-
-
-@contextmanager
-def repeated(action: Callable[[], None], period_s: float) -> Iterator[None]:
-    """The action, over and over, for as long as the block."""
-    over = threading.Event()
-
-    def go_on() -> None:
-        while not over.wait(period_s):
-            action()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def put(path: Path, text: object) -> None:

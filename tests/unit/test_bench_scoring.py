@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kdedge.errors import DataError
+import torch
+from kdedge.cli.bench import _for_device
+from kdedge.cli.samples import Samples
+from kdedge.errors import DataError, UserError
+from kdedge.text.examples import SentenceExamples
+from kdedge.text.tokenization import TextPreprocessing
+from tests.text_data import word_piece
 
 from kdedge_bench import scoring
+
+PREPROCESSING = TextPreprocessing(word_piece(["one two"]).to_str(), 8, 0, token_types=True)
 
 
 def test_a_mapping_is_cut_alike_and_stays_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +42,14 @@ def test_a_mapping_is_cut_alike_and_stays_in_its_order(monkeypatch: pytest.Monke
 def test_samples_that_cannot_be_sent(samples: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         list(scoring.pieces((samples, np.zeros(3, np.int64))))
+
+
+def test_answers_out_of_texts_are_not_scored_there(tmp_path: Path) -> None:
+    tokens = PREPROCESSING.encode_sentences(["one", "two"])
+    found = Samples(SentenceExamples(tokens, torch.zeros(2, 2, dtype=torch.int64)), PREPROCESSING, "-", "test")
+    with pytest.raises(UserError, match="answers out of texts are put together here"):
+        _for_device(found, tmp_path / "net.onnx")
+    sentences = Samples(SentenceExamples(tokens, torch.zeros(2, dtype=torch.int64)), PREPROCESSING, "-", "test")
+    sent = _for_device(sentences, tmp_path / "net.onnx")
+    assert list(sent) == ["input_ids", "attention_mask", "token_type_ids"]
+    assert all(values.dtype == np.int32 and values.shape == (2, 8) for values in sent.values())
