@@ -4,9 +4,10 @@ For each seed: `kdedge distill` as the recipe says, and once more for the same s
 and `kdedge eval` for both formats. `--against NAME KEY=VALUE ...` adds a run with other settings, such as another loss;
 what it would train alike (the teacher, with other keys of QAT the student too) is trained once. `--set` changes the
 recipe for all of them, such as data.train_limit; `--teacher` takes one teacher for all seeds. A seed's figures
-are kept as a JSON file under ``benchmarks/results`` with the recipe's hash, versions and machine; what is there is not
-run again. Then prints one markdown table over all seeds: scores on the test split, seconds, versions. Long: as long
-as the recipe. Interrupted, it goes on where it was.
+are kept as a JSON file under ``benchmarks/results`` with the recipe's hash, versions and machines, run by run as each
+ends; what is there is not run again, and `--only alone` runs that one alone, so that the runs of a seed may come from
+several days. Then prints one markdown table over all seeds that are whole: scores on the test split, seconds, versions.
+Long: as long as the recipe. Interrupted, it goes on where it was.
 
 Run: python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
      python benchmarks/recipe_table.py cifar10-cpu --data ... --out ... --set data.train_limit=10000 --against dkd \
@@ -23,6 +24,8 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from kdedge.recipe_file import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 TEACHER, ALONE, DISTILLED, INT8 = "teacher", "student alone (labels)", "student, distilled", "student, int8 (torch)"
+STUDENTS = {TEACHER: "teacher", DISTILLED: "student_float", INT8: "student_int8"}
 ARTIFACTS = {"onnx": "int8 ONNX", "tflite": "int8 TFLite"}
 NO_TEACHER = ["distillation.alpha=0", "distillation.hidden_weight=0", "distillation.attention_weight=0"]
 
@@ -44,53 +48,89 @@ def kdedge(*words: str) -> dict[str, Any]:
     return document
 
 
-def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train, export and score one seed: scores by role, parity, seconds by stage, where and with what."""
-    out: Path = options.out / f"seed{seed}"
+class Seed:
+    """The runs of one seed, and the file that keeps what each of them gave.
 
-    def distill(name: str, *overrides: str, reuse: Path | None = None) -> dict[str, Any]:
-        settings = [f"--set={setting}" for setting in (f"seed={seed}", *options.set, *overrides)]
+    Args:
+        options: Of the command line.
+        seed: Its number.
+        path: The file; runs that it has are not run again, unless another recipe or teacher made them.
+    """
+
+    def __init__(self, options: argparse.Namespace, seed: int, path: Path) -> None:
+        self.options, self.seed, self.path = options, seed, path
+        self.out: Path = options.out / f"seed{seed}"
+        blank = {"seed": seed, **identity(options), "settings": options.set}
+        blank |= {"scores": {}, "parity": {}, "time_s": {}, "machines": {}}
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        self.figures: dict[str, Any] = kept if is_of(kept, options) else blank
+
+    def run(self) -> None:
+        """Every run that is asked for and missing."""
+        runs: dict[str, Callable[[], None]] = {"distilled": self.distilled, "alone": self.alone}
+        for name, *overrides in self.options.against:
+            runs[name] = partial(self.rival, name, overrides)
+        for name, train in runs.items():
+            if name not in self.figures["time_s"] and self.options.only in (None, name):
+                train()
+
+    def distilled(self) -> None:
+        """The recipe as it is, and both artifacts of it."""
+        done = self.distill("distilled")
+        scores = {role: done["metrics"][key] for role, key in STUDENTS.items()}
+        parity = {}
+        for format_, role in ARTIFACTS.items():
+            artifact = str(self.out / f"student-int8.{format_}")
+            parity[format_] = kdedge("export", done["bundle"], "--format", format_, "--out", artifact)["parity"]
+            scores[role] = kdedge("eval", artifact, f"--data={self.options.data}")["metrics"]
+        manifest = json.loads((Path(done["bundle"]) / "manifest.json").read_text())
+        about = {"parity": parity, "n": scores[TEACHER]["n"], "versions": manifest["versions"]}
+        self.keep("distilled", done, scores, **about, energy_j=done["energy_j"], unmeasured=done["unmeasured"])
+
+    def alone(self) -> None:
+        """The same student on labels alone, which needs no QAT to be compared."""
+        done = self.distill("alone", *NO_TEACHER, "qat.training.epochs=0")
+        self.keep("alone", done, {ALONE: done["metrics"]["student_float"]})
+
+    def rival(self, name: str, overrides: list[str]) -> None:
+        """The recipe with other settings."""
+        done = self.distill(name, *overrides, reuse=self.out / "distilled")
+        roles = {name: "student_float", f"{name}, int8 (torch)": "student_int8"}
+        found = {role: done["metrics"][key] for role, key in roles.items()}
+        self.keep(name, done, {role: scores for role, scores in found.items() if scores is not None})
+
+    def distill(self, name: str, *overrides: str, reuse: Path | None = None) -> dict[str, Any]:
+        """One training, or its result where it is there."""
+        options = self.options
+        settings = [f"--set={setting}" for setting in (f"seed={self.seed}", *options.set, *overrides)]
         spec = [] if options.teacher is None else [f"--teacher={options.teacher}"]
         spec += [] if reuse is None else [f"--reuse={reuse}"]
-        common = [options.recipe, f"--data={options.data}", "--out", str(out / name), "--resume"]
+        common = [options.recipe, f"--data={options.data}", "--out", str(self.out / name), "--resume"]
         return kdedge("distill", *common, *settings, *spec)
 
-    distilled = distill("distilled")
-    alone = distill("alone", *NO_TEACHER, "qat.training.epochs=0")
-    scores = {
-        TEACHER: distilled["metrics"]["teacher"],
-        ALONE: alone["metrics"]["student_float"],
-        DISTILLED: distilled["metrics"]["student_float"],
-        INT8: distilled["metrics"]["student_int8"],
-    }
-    parity = {}
-    for format_, role in ARTIFACTS.items():
-        artifact = str(out / f"student-int8.{format_}")
-        parity[format_] = kdedge("export", distilled["bundle"], "--format", format_, "--out", artifact)["parity"]
-        scores[role] = kdedge("eval", artifact, f"--data={options.data}")["metrics"]
-    time_s = {"distilled": distilled["time_s"], "alone": alone["time_s"]}
-    for name, *overrides in options.against:
-        other = distill(name, *overrides, reuse=out / "distilled")
-        time_s[name] = other["time_s"]
-        for key, what in (("student_float", name), ("student_int8", f"{name}, int8 (torch)")):
-            if other["metrics"][key] is not None:
-                scores[what] = other["metrics"][key]
-    manifest = json.loads((Path(distilled["bundle"]) / "manifest.json").read_text())
-    return {
-        "seed": seed,
-        "recipe_sha256": load_recipe(options.recipe, options.set).sha256,
-        "settings": options.set,
-        "against": options.against,
-        "teacher": options.teacher,
-        "n": scores[TEACHER]["n"],
-        "scores": scores,
-        "parity": parity,
-        "time_s": time_s,
-        "energy_j": distilled["energy_j"],
-        "unmeasured": distilled["unmeasured"],
-        "versions": manifest["versions"],
-        "machine": machine(),
-    }
+    def keep(self, name: str, done: dict[str, Any], scores: dict[str, Any], **more: Any) -> None:
+        """Write down what a run gave."""
+        self.figures["scores"].update(scores)
+        self.figures["time_s"][name] = done["time_s"]
+        self.figures["machines"][name] = machine()
+        self.figures.update(more)
+        write_json(self.path, self.figures)
+
+
+def identity(options: argparse.Namespace) -> dict[str, Any]:
+    """What makes figures comparable."""
+    recipe = load_recipe(options.recipe, options.set).sha256
+    return {"recipe_sha256": recipe, "against": options.against, "teacher": options.teacher}
+
+
+def is_of(kept: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Whether figures were made by what the command line asks for."""
+    return all(kept.get(key) == value for key, value in identity(options).items()) and bool(kept)
+
+
+def is_whole(kept: dict[str, Any]) -> bool:
+    """Whether no run is missing."""
+    return {"distilled", "alone", *(name for name, *_ in kept["against"])} <= set(kept["time_s"])
 
 
 def machine() -> dict[str, Any]:
@@ -116,7 +156,8 @@ def table(recipe: str, runs: list[dict[str, Any]]) -> str:
         f"| {recipe}{settings}, n = {first['n']}, {len(runs)} seed(s) | {' | '.join(WORDS[f] for f in figures)} |",
         "|---" * (1 + len(figures)) + "|",
     ]
-    for role in first["scores"]:
+    others = [role for role in first["scores"] if role not in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values())]
+    for role in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values(), *others):
         cells = [mean_and_spread([run["scores"][role][figure] for run in runs], 4) for figure in figures]
         lines.append(f"| {role} | {' | '.join(cells)} |")
     leading = figures[-1] if "exact_match" in figures else figures[0]
@@ -131,7 +172,7 @@ def table(recipe: str, runs: list[dict[str, Any]]) -> str:
     lines += [
         f"Training: {mean_and_spread(seconds, 0)} s; seed {first['seed']}: {stages}.",
         f"Smallest agreement of an artifact with the int8 student: {agreement:.4f}.",
-        f"torch {first['versions']['torch']}, Python {first['versions']['python']}; {first['machine']}",
+        f"torch {first['versions']['torch']}, Python {first['versions']['python']}; {first['machines']['distilled']}",
     ]
     return "\n".join(lines)
 
@@ -152,25 +193,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--against", action="append", nargs="+", default=[], metavar=("NAME", "KEY=VALUE"))
     parser.add_argument("--teacher", help="of all runs, as `kdedge distill --teacher` takes it")
+    parser.add_argument("--only", metavar="RUN", help="distilled, alone, or a NAME of --against; all by default")
     parser.add_argument("--name", help="of the folder of results; the recipe's name by default")
     options = parser.parse_args()
     folder = RESULTS / (options.name or options.recipe)
-    wanted = {
-        "recipe_sha256": load_recipe(options.recipe, options.set).sha256,
-        "against": options.against,
-        "teacher": options.teacher,
-    }
-
-    def is_wanted(run: dict[str, Any]) -> bool:
-        return all(run.get(key) == value for key, value in wanted.items())
-
     for seed in options.seeds:
-        path = folder / f"seed{seed}.json"
-        if not (path.exists() and is_wanted(json.loads(path.read_text()))):
-            write_json(path, one_seed(options, seed))
+        Seed(options, seed, folder / f"seed{seed}.json").run()
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed*.json"))]
-    runs = [run for run in runs if is_wanted(run)]
-    print(table(options.recipe, runs) if runs else f"no seed of this {options.recipe} was measured yet")
+    whole = [run for run in runs if is_of(run, options) and is_whole(run)]
+    print(table(options.recipe, whole) if whole else f"no seed of this {options.recipe} was measured whole yet")
 
 
 if __name__ == "__main__":
