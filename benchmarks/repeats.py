@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from scipy import stats  # type: ignore[import-untyped]
 from tests.agent_tools import make_onnx
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.session import bench
 
 QUANTITIES = ("p50", "p90")

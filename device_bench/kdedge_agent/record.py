@@ -5,14 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Mapping, Optional
 
-from kdedge_agent.protocol import (
-    MAX_SAMPLES,
-    SCHEMA_VERSION,
-    VERDICTS,
-    ProtocolError,
-    RunRecord,
-    from_dict,
-)
+from kdedge_agent.protocol import MAX_SAMPLES, ProtocolError, from_dict
+from kdedge_agent.run_record import SCHEMA_VERSION, VERDICTS, RunRecord
 from kdedge_agent.statistics import latency_summary, throughput
 
 _TAKEN = (

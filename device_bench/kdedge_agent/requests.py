@@ -13,7 +13,8 @@ from kdedge_agent import __version__, cooldown, energy, facts, governor, power, 
 from kdedge_agent.errors import AgentFailure
 from kdedge_agent.observe import GLANCE_EVERY_S, measured_cpus, relay, watch
 from kdedge_agent.power_source import PowerSource
-from kdedge_agent.protocol import PROTOCOL_VERSION, RunRequest, ScoreRequest, from_dict
+from kdedge_agent.protocol import PROTOCOL_VERSION, from_dict
+from kdedge_agent.run_request import RunRequest, ScoreRequest
 from kdedge_agent.runtimes import RUNTIMES
 from kdedge_agent.server import Desk
 from kdedge_agent.workdir import work_dir

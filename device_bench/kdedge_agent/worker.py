@@ -18,7 +18,8 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from kdedge_agent.memory import PhaseMemory
 from kdedge_agent.process import die_with_parent
-from kdedge_agent.protocol import ProtocolError, RunRequest, ScoreRequest, decode, from_dict
+from kdedge_agent.protocol import ProtocolError, decode, from_dict
+from kdedge_agent.run_request import RunRequest, ScoreRequest
 from kdedge_agent.wire import Sender, claim_stdout, lines
 
 SCORE_CHUNK = 64

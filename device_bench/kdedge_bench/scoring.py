@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kdedge.errors import AgentError, DataError, WireError
 
-from kdedge_agent.protocol import ProtocolError, RunRequest, ScoreRequest
+from kdedge_agent.protocol import ProtocolError
+from kdedge_agent.run_request import RunRequest, ScoreRequest
 from kdedge_bench.artifact_file import ArtifactFile
 from kdedge_bench.channel import AgentChannel, Message
 from kdedge_bench.devices import Device

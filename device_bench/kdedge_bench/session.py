@@ -19,8 +19,10 @@ from kdedge._version import __version__
 from kdedge.errors import ArtifactError, DeviceError, UserError
 from kdedge.files import write_json
 
-from kdedge_agent.protocol import ProtocolError, RunRecord, RunRequest
+from kdedge_agent.protocol import ProtocolError
 from kdedge_agent.record import build_record
+from kdedge_agent.run_record import RunRecord
+from kdedge_agent.run_request import RunRequest
 from kdedge_bench.agent_zip import agent_zip
 from kdedge_bench.artifact_file import ArtifactFile, check_artifact
 from kdedge_bench.channel import Message

@@ -16,8 +16,8 @@ from kdedge.errors import CheckError, UserError
 from kdedge.files import write_json
 
 from kdedge_agent import facts, power, verdict
-from kdedge_agent.protocol import RunRecord
 from kdedge_agent.record import build_record
+from kdedge_agent.run_record import RunRecord
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle

@@ -7,7 +7,7 @@ import math
 
 from kdedge.errors import WireError
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.devices import Device
 from kdedge_bench.text import one_line
 

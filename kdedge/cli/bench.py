@@ -14,7 +14,7 @@ from kdedge.cli.options import Json, Threads
 
 if TYPE_CHECKING:
     from kdedge.cli.samples import Samples
-    from kdedge_agent.protocol import RunRecord
+    from kdedge_agent.run_record import RunRecord
 
 
 @app.command(epilog="Example: kdedge bench runs/demo/student-int8.tflite --device pi --threads 4")

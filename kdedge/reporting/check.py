@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from kdedge_agent.protocol import VERDICTS, ProtocolError, RunRecord
+from kdedge_agent.protocol import ProtocolError
+from kdedge_agent.run_record import VERDICTS, RunRecord
 
 _NUMBERS = ("load_s", "first_inference_s", "power_w", "energy_j_per_inference")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdedge.reporting.check import is_number
 from kdedge.reporting.text import plain
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 
 UNKNOWN = "not recorded"
 _BEFORE, _AFTER = "before", "after"

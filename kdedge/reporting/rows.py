@@ -26,7 +26,7 @@ from kdedge.reporting.check import is_number
 from kdedge.reporting.energy_text import power_notes
 from kdedge.reporting.runs import Run, Runs, Trained
 from kdedge.reporting.text import plain
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 
 HOST_NOTE = "measured on the host at export, not on the device"
 _ONE_PROCESS = "one process: no spread"

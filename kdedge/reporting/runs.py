@@ -10,7 +10,8 @@ from typing import Any
 from kdedge.errors import UserError
 from kdedge.files import read_json
 from kdedge.reporting.check import is_number, looks_like_record, parse_record
-from kdedge_agent.protocol import ProtocolError, RunRecord
+from kdedge_agent.protocol import ProtocolError
+from kdedge_agent.run_record import RunRecord
 
 DEFAULT_RUNS = Path("runs")
 _PARITY_SUFFIX = ".parity.json"

@@ -29,8 +29,8 @@ READ_BOARDS = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from kdedge_agent import facts, power, protocol, statistics, verdict
-request = protocol.from_dict(protocol.RunRequest, {"artifact": "m", "artifact_sha256": "0" * 64, "format": "onnx"})
+from kdedge_agent import facts, power, protocol, run_request, statistics, verdict
+request = protocol.from_dict(run_request.RunRequest, {"artifact": "m", "artifact_sha256": "0" * 64, "format": "onnx"})
 seen = {}
 for board in sorted(p for p in Path(sys.argv[2]).iterdir() if p.is_dir()):
     source, reason = power.discover(board)

@@ -29,8 +29,9 @@ from tests.agent_tools import (
     wait_until_gone,
 )
 
-from kdedge_agent.protocol import MAX_LINE_BYTES, VERDICTS
+from kdedge_agent.protocol import MAX_LINE_BYTES
 from kdedge_agent.record import build_record
+from kdedge_agent.run_record import VERDICTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent's process tests look into Linux's /proc")
 

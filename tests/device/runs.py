@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.devices import Device
 from kdedge_bench.session import Progress, bench
 

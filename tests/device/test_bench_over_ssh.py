@@ -13,7 +13,7 @@ from tests.device.conftest import StartSshd
 from tests.device.runs import progress_log, quick
 from tests.device.sshd import Sshd
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_agent.runtimes import load
 from kdedge_bench.devices import add_device
 from kdedge_bench.session import bench

@@ -22,7 +22,7 @@ from tests.device.runs import quick
 from tests.device.sshd import Sshd
 from tests.meters import Plug, Trace, logger, running_plug
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench import metering
 from kdedge_bench.devices import Device
 from kdedge_bench.meters import MeterError, find_meter

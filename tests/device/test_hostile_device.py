@@ -13,7 +13,7 @@ from tests.device.runs import quick
 from tests.device.sshd import Sshd
 from tests.meters import logger
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.devices import Device
 
 

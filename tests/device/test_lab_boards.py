@@ -18,7 +18,7 @@ from tests.device.namespace import NamespacedSshd, namespaced_device
 from tests.device.runs import quick
 from tests.repeated import repeated
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.session import Progress
 
 WITH_SENSOR = (

@@ -13,7 +13,7 @@ from tests.lab.device_tree import AGX_ORIN, PI4
 from tests.lab.machine import Machine, booted
 from tests.lab.trace import Playback, Trace, playing
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 from kdedge_bench.session import Progress
 
 pytestmark = pytest.mark.lab

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdedge_agent.protocol import SCHEMA_VERSION, RunRecord
+from kdedge_agent.run_record import SCHEMA_VERSION, RunRecord
 
 NO_SENSOR = "no power sensor that kdedge knows; add an INA219 on I2C or a USB meter"
 

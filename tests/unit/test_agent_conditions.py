@@ -15,7 +15,7 @@ import pytest
 from kdedge_agent import facts, neighbours, timing, verdict
 from kdedge_agent.cooldown import cool_down, hottest
 from kdedge_agent.errors import AgentFailure
-from kdedge_agent.protocol import VERDICTS
+from kdedge_agent.run_record import VERDICTS
 
 CALL_S = 0.01
 RUN_S = 30.0

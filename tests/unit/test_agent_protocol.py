@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdedge_agent import __version__, protocol
-from kdedge_agent.protocol import (
-    ProtocolError,
-    RunRecord,
-    RunRequest,
-    ScoreRequest,
-    decode,
-    encode,
-    from_dict,
-)
+from kdedge_agent import __version__, protocol, run_record
+from kdedge_agent.protocol import ProtocolError, decode, encode, from_dict
+from kdedge_agent.run_record import RunRecord
+from kdedge_agent.run_request import RunRequest, ScoreRequest
 
 GOOD: dict[str, Any] = {"artifact": "/x/m.onnx", "artifact_sha256": "0" * 64, "format": "onnx"}
 SCORE: dict[str, Any] = {
@@ -146,7 +140,7 @@ def test_a_record_of_another_schema_is_refused() -> None:
 
 
 def test_a_measurement_has_a_value_or_a_reason() -> None:
-    assert protocol.Measurement("power", "W", None, reason="no sensor").value is None
+    assert run_record.Measurement("power", "W", None, reason="no sensor").value is None
     for value, reason in ((None, None), (1.0, "why")):
         with pytest.raises(ValueError, match="either"):
-            protocol.Measurement("power", "W", value, reason=reason)
+            run_record.Measurement("power", "W", value, reason=reason)

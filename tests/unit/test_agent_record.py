@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdedge_agent.protocol import ProtocolError, RunRecord
+from kdedge_agent.protocol import ProtocolError
 from kdedge_agent.record import build_record
+from kdedge_agent.run_record import RunRecord
 
 
 def result(**changes: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import pytest
 from kdedge.cli.conditions import processors, refuse_for_bundle, rest_before
 from kdedge.errors import UserError
 
-from kdedge_agent.protocol import ProtocolError, RunRequest
+from kdedge_agent.protocol import ProtocolError
+from kdedge_agent.run_request import RunRequest
 from kdedge_bench.artifact_file import ArtifactFile
 from kdedge_bench.devices import LOCAL
 from kdedge_bench.faults import from_agent

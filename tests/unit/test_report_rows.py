@@ -33,7 +33,7 @@ from kdedge.reporting.plots import tradeoff
 from rich.console import Console
 from tests.unit.report_records import NO_SENSOR, facts, fleet, manifest, parity, record, write_fleet
 
-from kdedge_agent.protocol import RunRecord
+from kdedge_agent.run_record import RunRecord
 
 
 def row_of(run: RunRecord, found: dict[str, Any] | None = None) -> Row:
