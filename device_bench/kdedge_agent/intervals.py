@@ -23,12 +23,12 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from kdedge_agent.correlation import correlation_times, lag_one
 from kdedge_agent.order_statistics import CONFIDENCE, percentile, quantile_ranks
+from kdedge_agent.student import Z, student
 
 ORDER_STATISTICS = "order statistics"
 BOOTSTRAP = "bootstrap"
 BLOCK_BOOTSTRAP = "block bootstrap"
 
-_Z = 1.959963984540054
 _RESAMPLES = 400
 _MIN_BLOCKS = 10
 _MAX_BLOCKS = 400
@@ -52,6 +52,11 @@ class Interval:
     method: Optional[str]
     reason: Optional[str]
     correlation_time: float
+
+    @staticmethod
+    def too_few(n: int, q: float) -> str:
+        """The reason where no ranks of so many samples bound the q-quantile."""
+        return f"{n} samples are too few for a 95% interval of p{q * 100:g}"
 
 
 class Series:
@@ -78,7 +83,7 @@ class Series:
         n = len(self.samples)
         ranks = quantile_ranks(n, q)
         if ranks is None:
-            return Interval(None, None, f"{n} samples are too few for a 95% interval of p{q * 100:g}", 1.0)
+            return Interval(None, None, Interval.too_few(n, q), 1.0)
         value = percentile(self.ordered, q)
         below = [1.0 if sample <= value else 0.0 for sample in self.samples]
         times = correlation_times(below, self.rank_correlation, q)
@@ -147,16 +152,9 @@ def _deviations(
     found = sorted(math.fsum(generator.choices(blocks, k=count)) / size - mean for _ in range(_RESAMPLES))
     seen = math.sqrt(math.fsum(d * d for d in found) / len(found))
     wanted = independent * math.sqrt(max(1.0, times[0]))
-    widened = max(1.0, wanted / seen if seen > 0 else 1.0) * _student(count - 1) / _Z * (1 + 2 / count)
+    widened = max(1.0, wanted / seen if seen > 0 else 1.0) * student(count - 1) / Z * (1 + 2 / count)
     tail = (1 - CONFIDENCE) / 2
     return widened * percentile(found, tail), widened * percentile(found, 1 - tail)
-
-
-def _student(freedom: int) -> float:
-    """97.5% point of Student's t, by the expansion of Cornish and Fisher; exact to 0.2% from 9 degrees on."""
-    first = (_Z**3 + _Z) / 4
-    second = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
-    return _Z + first / freedom + second / freedom**2
 
 
 def _too_alike(n: int, time: float, what: str) -> str:

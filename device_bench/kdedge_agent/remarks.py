@@ -10,6 +10,8 @@ BUSY_LOAD = 0.5
 """Load average before the run, as a share of the processors, above which other work is named."""
 BUSY_SHARE = 0.10
 """Other work used more than this share of the measured processors."""
+STARTS_SPREAD = 0.05
+"""The slowest start's median lies further than this share above the fastest one's."""
 
 Snapshot = Mapping[str, Any]
 
@@ -41,6 +43,21 @@ def busy_remarks(work: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> List
     others = neighbours.named(work, cpus)
     who = f": {others}" if others else ", in processes too short to name"
     return [f"remark: other work used {share:.0%} of the measured processors during timing{who}"]
+
+
+def starts_remarks(medians_s: Sequence[float]) -> List[str]:
+    """Starts of the worker that differ.
+
+    Args:
+        medians_s: Median latency of each start, in seconds.
+    """
+    if len(medians_s) < 2 or min(medians_s) <= 0 or max(medians_s) / min(medians_s) - 1 <= STARTS_SPREAD:
+        return []
+    fastest, slowest = min(medians_s), max(medians_s)
+    return [
+        f"remark: the medians of the {len(medians_s)} starts reach from {fastest * 1e3:.4g} to {slowest * 1e3:.4g} ms "
+        f"({slowest / fastest - 1:.0%}). More --starts narrow the interval"
+    ]
 
 
 def unmet(

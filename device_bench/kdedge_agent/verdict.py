@@ -2,16 +2,20 @@
 
 In this order, the first that holds: ``undervoltage`` (the supply sagged), ``throttled`` (the processor was slowed
 down), ``noisy`` where other work took the processor away, ``drifting`` (the last third differs from the first),
-``noisy`` (wide spread), ``steady``. A cause that was seen stands before an effect that it may have had.
+``noisy`` (wide spread), ``steady``. A cause that was seen stands before an effect that it may have had. That starts of
+the worker differ from each other is neither drift nor noise: it is remarked, and the intervals hold it.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from kdedge_agent import neighbours, statistics
+from kdedge_agent import neighbours
+from kdedge_agent.between_starts import split
 from kdedge_agent.cooldown import hottest
-from kdedge_agent.remarks import busy_remarks, condition_remarks
+from kdedge_agent.drift import drift
+from kdedge_agent.order_statistics import percentile
+from kdedge_agent.remarks import busy_remarks, condition_remarks, starts_remarks
 
 DRIFT_RATIO = 0.05
 """Medians of first and last third that differ by more than this, and by more than their intervals, are a drift."""
@@ -40,6 +44,7 @@ def decide(
     cpu_count: Optional[int] = None,
     work: Optional[Mapping[str, Any]] = None,
     cpus: Optional[Sequence[int]] = None,
+    starts: Sequence[int] = (),
 ) -> Tuple[str, List[str]]:
     """Verdict and its reasons.
 
@@ -51,23 +56,32 @@ def decide(
         cpu_count: Processors of the device, to judge the load by.
         work: What else ran meanwhile (:func:`kdedge_agent.neighbours.compare`), and ``waited_s`` of the worker.
         cpus: Processors that were measured; None where that is not known.
+        starts: How many samples each start of the worker has; empty for one start.
     """
     other = work or {}
+    medians = [percentile(sorted(part), 0.5) for part in split(samples_s, starts)] if len(starts) > 1 else []
     taken = _taken(samples_s, other, cpus)
     found = [
         ("undervoltage", _undervoltage(before, after, during)),
         ("throttled", _throttled(before, after, during)),
         ("noisy", taken),
-        ("drifting", _drifting(samples_s, during)),
-        ("noisy", _noisy(samples_s, "" if taken else neighbours.named(other, cpus))),
+        ("drifting", _drifting(samples_s, during, starts)),
+        ("noisy", _noisy(_levelled(samples_s, starts, medians), "" if taken else neighbours.named(other, cpus))),
     ]
     reasons = [reason for _, said in found for reason in said]
-    reasons += condition_remarks(before, cpu_count)
+    reasons += condition_remarks(before, cpu_count) + starts_remarks(medians)
     reasons += [] if taken else busy_remarks(other, cpus)
     for word, said in found:
         if said:
             return word, reasons
-    return "steady", [_steady(samples_s), *reasons]
+    return "steady", [_steady(samples_s, starts), *reasons]
+
+
+def _levelled(samples_s: Sequence[float], starts: Sequence[int], medians: Sequence[float]) -> Sequence[float]:
+    """The samples as shares of their start's median, so that what is left is what differs within starts."""
+    if not medians or min(medians) <= 0:
+        return samples_s
+    return [sample / median for part, median in zip(split(samples_s, starts), medians) for sample in part]
 
 
 def _flags(snapshot: Snapshot) -> List[str]:
@@ -159,12 +173,18 @@ def _in_words(condition: Mapping[str, Any]) -> str:
     return ", ".join(word for word in words if word != " MHz")
 
 
-def _drifting(samples_s: Sequence[float], during: Sequence[Snapshot]) -> List[str]:
-    found = statistics.drift(samples_s)
-    if found is None or found["ratio"] is None or found["significant"] is False:
+def _drifting(samples_s: Sequence[float], during: Sequence[Snapshot], starts: Sequence[int]) -> List[str]:
+    found = drift(samples_s, starts)
+    if found is None or found["ratio"] is None:
         return []
-    change = found["ratio"] - 1
-    if abs(change) <= DRIFT_RATIO:
+    several = len(starts) > 1
+    if abs(found["ratio"] - 1) > DRIFT_RATIO and (
+        found["significant"] or (found["significant"] is None and not several)
+    ):
+        change, whose = found["ratio"] - 1, ("the last third's", "the first third's")
+    elif several and found["inside"]["significant"] and abs(found["inside"]["ratio"] - 1) > DRIFT_RATIO:
+        change, whose = found["inside"]["ratio"] - 1, ("within its starts the last third's", "the first third's")
+    else:
         return []
     cure = (
         "It was still speeding up: set a fixed clock with --governor performance, or measure for longer (--seconds)"
@@ -175,7 +195,7 @@ def _drifting(samples_s: Sequence[float], during: Sequence[Snapshot]) -> List[st
     words_beside = [] if beside is None else [_in_words(beside["first"]), _in_words(beside["last"])]
     at = f" ({words_beside[0]}, then {words_beside[1]})" if all(words_beside) and words_beside else ""
     words = f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}"
-    return [f"the last third's median time is {words} than the first third's{at}. {cure}"]
+    return [f"{whose[0]} median time is {words} than {whose[1]}{at}. {cure}"]
 
 
 def _taken(samples_s: Sequence[float], work: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> List[str]:
@@ -206,7 +226,7 @@ def _by(work: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> str:
 
 def _noisy(samples_s: Sequence[float], others: str) -> List[str]:
     ordered = sorted(samples_s)
-    p25, p50, p75, p90 = (statistics.percentile(ordered, q) for q in (0.25, 0.5, 0.75, 0.9))
+    p25, p50, p75, p90 = (percentile(ordered, q) for q in (0.25, 0.5, 0.75, 0.9))
     if p50 <= 0:
         return []
     reasons = []
@@ -219,8 +239,11 @@ def _noisy(samples_s: Sequence[float], others: str) -> List[str]:
     return [f"{', and '.join(reasons)}. {cure}"] if reasons else []
 
 
-def _steady(samples_s: Sequence[float]) -> str:
-    found = statistics.drift(samples_s)
+def _steady(samples_s: Sequence[float], starts: Sequence[int]) -> str:
+    found = drift(samples_s, starts)
+    if found is not None and len(starts) > 1:
+        found = found["inside"]
     if found is None or found["ratio"] is None:
         return f"nothing spoke against it in {len(samples_s)} samples"
-    return f"first and last third agree within {abs(found['ratio'] - 1):.1%}, n = {len(samples_s)}"
+    of = f" of the {len(starts)} starts" if len(starts) > 1 else ""
+    return f"first and last third{of} agree within {abs(found['ratio'] - 1):.1%}, n = {len(samples_s)}"

@@ -13,8 +13,9 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from kdedge_agent.correlation import _memory_of_quantile, correlation_times, lag_one
-from kdedge_agent.intervals import BLOCK_BOOTSTRAP, BOOTSTRAP, ORDER_STATISTICS, Series, _student
+from kdedge_agent.intervals import BLOCK_BOOTSTRAP, BOOTSTRAP, ORDER_STATISTICS, Series
 from kdedge_agent.statistics import throughput
+from kdedge_agent.student import student
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "latency_intervals.py"
 
@@ -129,9 +130,9 @@ def test_correlation_of_neighbours_is_numpys() -> None:
     assert correlation_times([1.0, 0.0] * 100, 0.0) is None  # alternation makes intervals no wider
 
 
-@pytest.mark.parametrize("freedom", [9, 20, 100, 399])
+@pytest.mark.parametrize("freedom", [*range(1, 12), 20, 49, 100, 399])
 def test_students_t_is_scipys(freedom: int) -> None:
-    assert _student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
 
 
 def test_throughput_is_batch_over_mean_and_its_interval_holds() -> None:

@@ -115,3 +115,33 @@ def test_the_pi4_of_the_fixture_is_under_voltage() -> None:
 
 def test_one_sample_is_enough_for_a_verdict() -> None:
     assert verdict.decide([1e-3], CALM, CALM)[0] == "steady"
+
+
+def test_starts_that_differ_are_remarked_and_are_neither_drift_nor_noise() -> None:
+    apart = (np.asarray(STEADY) * np.repeat([1.0, 1.1, 1.25], 200)).tolist()
+    assert verdict.decide(apart, CALM, CALM)[0] == "drifting"  # as of one start
+    word, reasons = verdict.decide(apart, CALM, CALM, starts=[200] * 3)
+    assert word == "steady"
+    assert "of the 3 starts agree within" in reasons[0] and "n = 600" in reasons[0]
+    assert "remark: the medians of the 3 starts reach from" in reasons[1]
+    assert len(verdict.decide(STEADY, CALM, CALM, starts=[200] * 3)[1]) == 1
+
+
+def test_heating_up_over_several_starts_is_drifting() -> None:
+    slower = (np.asarray(STEADY) * np.linspace(1.0, 1.3, 600)).tolist()
+    word, reasons = verdict.decide(slower, CALM, CALM, starts=[120] * 5)
+    assert word == "drifting"
+    assert "slowing down" in reasons[0]
+
+
+def test_starts_that_each_drift_are_drifting_although_the_run_ends_as_it_began() -> None:
+    each = (np.asarray(STEADY) * np.tile(np.linspace(1.2, 1.0, 120), 5)).tolist()
+    word, reasons = verdict.decide(each, CALM, CALM, starts=[120] * 5)
+    assert word == "drifting"
+    assert "within its starts" in reasons[0] and "speeding up" in reasons[0]
+
+
+def test_noise_within_starts_is_noise() -> None:
+    disturbed = np.asarray(STEADY).copy()
+    disturbed[::4] *= 2.0
+    assert verdict.decide(disturbed.tolist(), CALM, CALM, starts=[200] * 3)[0] == "noisy"
