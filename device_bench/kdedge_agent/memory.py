@@ -8,7 +8,7 @@ several processes map; private dirty is what would be free if the process ended.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 PHASES = ("start", "import", "load", "first", "steady")
 ROOT = Path("/")
@@ -71,6 +71,13 @@ def rollup(root: Path = ROOT, pid: str = "self") -> Tuple[Dict[str, Optional[int
 def nvmap_used(root: Path = ROOT) -> Optional[int]:
     """Bytes that a Jetson's GPU holds of the memory it shares with the processor, of all processes; None elsewhere."""
     return _kib_lines(root / "proc/meminfo")[0].get("NvMapMemUsed")
+
+
+def largest(found: Sequence[Mapping[str, Optional[int]]]) -> Dict[str, Optional[int]]:
+    """The largest of each size over several processes; None where none of them knows it."""
+    keys = dict.fromkeys(key for sizes in found for key in sizes)
+    known = {key: [size for size in (sizes.get(key) for sizes in found) if size is not None] for key in keys}
+    return {key: max(sizes) if sizes else None for key, sizes in known.items()}
 
 
 class PhaseMemory:

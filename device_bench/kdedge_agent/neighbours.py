@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -105,6 +106,33 @@ def _busiest(before: Census, after: Census, seconds: float, own: Collection[int]
         {"pid": pid, "name": process.name, "share": round(share, 3), "processor": process.processor}
         for share, pid, process in sorted(used, reverse=True)[:MAX_NAMED]
     ]
+
+
+def merged(found: Sequence[Tuple[float, Mapping[str, Any]]]) -> Dict[str, Any]:
+    """What :func:`compare` said of several spans of time, as of one.
+
+    Args:
+        found: Seconds of each span, and what was said of it; at least one.
+    """
+    whole = math.fsum(seconds for seconds, _ in found) or 1.0
+
+    def share(key: str) -> Optional[float]:
+        given = [(seconds, said[key]) for seconds, said in found]
+        if any(value is None for _, value in given):
+            return None
+        return math.fsum(seconds * value for seconds, value in given) / whole
+
+    processes: Dict[int, Dict[str, Any]] = {}
+    for seconds, said in found:
+        for entry in said["processes"]:
+            earlier = processes.get(entry["pid"], {"share": 0.0})
+            processes[entry["pid"]] = {**entry, "share": earlier["share"] + entry["share"] * seconds / whole}
+    busiest = sorted(processes.values(), key=lambda entry: -float(entry["share"]))[:MAX_NAMED]
+    return {
+        "processes": [{**entry, "share": round(entry["share"], 3)} for entry in busiest],
+        "others_share": share("others_share"),
+        "stolen_share": share("stolen_share"),
+    }
 
 
 def named(found: Mapping[str, Any], cpus: Optional[Sequence[int]]) -> str:

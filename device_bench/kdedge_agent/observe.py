@@ -32,16 +32,22 @@ def measured_cpus(pin: Optional[List[int]]) -> Optional[List[int]]:
     return allowed if pin is None else sorted(set(pin))
 
 
-def relay(desk: Desk, message: Mapping[str, Any]) -> None:
+def relay(desk: Desk, message: Mapping[str, Any], start: int = 0, starts: int = 1) -> None:
     """The worker's progress to the host; in its silence, at least what it does."""
     if message["type"] == "progress":
-        desk.progress(str(message["phase"]), int(message["done"]), int(message["total"]))
+        total = int(message["total"])
+        desk.progress(str(message["phase"]), int(message["done"]) + start * total, total * starts)
     elif desk.worker is not None:
         desk.progress(desk.worker.phase, text=desk.worker.doing)
 
 
-def watch(desk: Desk, root: Path) -> Tuple[Dict[str, Any], List[Dict[str, Any]], Dict[str, Any]]:
-    """The worker's measurement, a glance at the board for about every second of it, and what else ran meanwhile."""
+def watch(
+    desk: Desk, root: Path, start: int = 0, starts: int = 1
+) -> Tuple[Dict[str, Any], List[Dict[str, Any]], Dict[str, Any]]:
+    """The worker's measurement, a glance at the board for about every second of it, and what else ran meanwhile.
+
+    It is start number ``start`` of ``starts``, which progress is told in shares of.
+    """
     during: List[Dict[str, Any]] = []
     counts: List[neighbours.Census] = []
     begin_s = end_s = time.monotonic()
@@ -54,7 +60,7 @@ def watch(desk: Desk, root: Path) -> Tuple[Dict[str, Any], List[Dict[str, Any]],
             used_s = float(message["used_s"]) + time.process_time() - own_begin_s
             return message, during, neighbours.compare(counts[0], counts[-1], end_s - begin_s, cpus, own, used_s)
         if message["type"] != "look" or worker is None:
-            relay(desk, message)
+            relay(desk, message, start, starts)
             continue
         during.append({"samples": int(message["done"]), **facts.glance(root)})
         if not counts:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any, Dict, List, Mapping, Optional
 
+from kdedge_agent.order_statistics import percentile
 from kdedge_agent.protocol import MAX_SAMPLES, ProtocolError, from_dict
-from kdedge_agent.run_record import SCHEMA_VERSION, VERDICTS, RunRecord
+from kdedge_agent.run_record import SCHEMA_VERSION, VERDICTS, RunRecord, Start
+from kdedge_agent.run_request import MAX_STARTS
 from kdedge_agent.statistics import latency_summary, throughput
 
 _TAKEN = (
@@ -34,6 +37,36 @@ def _seconds(values: object, what: str) -> List[float]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise ProtocolError(f"{what}: {str(value)[:40]!r} is no duration")
     return [float(value) for value in values]
+
+
+def _starts(values: object, samples: int, warmups: int) -> List[Start]:
+    """What is known of each start of the worker; where the answer says nothing, there was one.
+
+    Raises:
+        ProtocolError: not a list of at most ``MAX_STARTS`` objects, a figure that cannot be one, or other samples than
+            were sent.
+    """
+    if values is None:
+        return [Start(samples, warmups)]
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_STARTS:
+        raise ProtocolError(f"latency_s.starts: a list of at most {MAX_STARTS} starts is needed")
+    if not all(isinstance(value, dict) for value in values):
+        raise ProtocolError("latency_s.starts: objects are needed")
+    known = {item.name for item in fields(Start)}
+    starts = [from_dict(Start, {key: value[key] for key in value if key in known}) for value in values]
+    if sum(start.n for start in starts) != samples or sum(start.warmup_n for start in starts) != warmups:
+        raise ProtocolError("latency_s.starts: they do not add up to the samples that were sent")
+    return starts
+
+
+def _over_starts(starts: List[Start]) -> Dict[str, float]:
+    """The medians of what every start has once; empty of one start, of which the answer's own are taken."""
+    medians = {}
+    for key in ("load_s", "first_inference_s"):
+        given = [value for value in (getattr(start, key) for start in starts) if value is not None]
+        if len(given) == len(starts) > 1:
+            medians[key] = percentile(sorted(given), 0.5)
+    return medians
 
 
 def _texts(values: object, what: str) -> List[str]:
@@ -83,7 +116,11 @@ def build_record(
     samples = _seconds(raw.get("samples"), "latency_s.samples")
     if not samples:
         raise ProtocolError("latency_s.samples: there is none")
-    latency, reasons = latency_summary(samples, _seconds(raw.get("warmup_samples"), "latency_s.warmup_samples"))
+    warmup = _seconds(raw.get("warmup_samples"), "latency_s.warmup_samples")
+    starts = _starts(raw.get("starts"), len(samples), len(warmup))
+    counts = [start.n for start in starts]
+    latency, reasons = latency_summary(samples, warmup, counts)
+    latency["starts"] = [{**start.known(), **figures} for start, figures in zip(starts, latency["starts"])]
     for key, kind in (("warmup_steady", bool), ("warmup_rule", str), ("preempted", int), ("waited_s", float)):
         latency[key] = raw[key] if isinstance(raw.get(key), kind) else None
     if result["verdict"] not in VERDICTS:
@@ -93,7 +130,7 @@ def build_record(
     if not isinstance(scored, (dict, type(None))) or not isinstance(agent_versions, dict):
         raise ProtocolError("accuracy and versions: objects are needed")
     unmeasured: Dict[str, str] = {**_reasons(result["unmeasured"]), **reasons}
-    rate = _throughput(result, samples, unmeasured)
+    rate = _throughput(result, samples, counts, unmeasured)
     profile = result.get("profile")
     if not isinstance(profile, (dict, type(None))):
         raise ProtocolError("profile: an object is needed")
@@ -106,6 +143,7 @@ def build_record(
         RunRecord,
         {
             **{key: result[key] for key in _TAKEN},
+            **_over_starts(starts),
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
             "created_at": created_at,
@@ -123,7 +161,7 @@ def build_record(
 
 
 def _throughput(
-    result: Mapping[str, Any], samples: List[float], unmeasured: Dict[str, str]
+    result: Mapping[str, Any], samples: List[float], starts: List[int], unmeasured: Dict[str, str]
 ) -> Optional[Dict[str, Any]]:
     """Samples a second of the ``offline`` scenario; None and the reason in ``unmeasured`` for another."""
     if not isinstance(result["request"], dict) or result["request"].get("scenario") != "offline":
@@ -132,6 +170,6 @@ def _throughput(
     batch = result.get("batch_size")
     if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_SAMPLES:
         raise ProtocolError(f"batch_size {str(batch)[:40]!r} is none")
-    rate, reasons = throughput(samples, batch)
+    rate, reasons = throughput(samples, batch, starts)
     unmeasured.update(reasons)
     return rate

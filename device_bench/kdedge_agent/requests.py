@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
-from kdedge_agent import __version__, cooldown, facts, governor, power_window, remarks, turn, verdict
+from kdedge_agent import __version__, cooldown, facts, governor, power_window, remarks, starts, turn, verdict
 from kdedge_agent.errors import AgentFailure
-from kdedge_agent.observe import GLANCE_EVERY_S, measured_cpus, relay, watch
+from kdedge_agent.observe import GLANCE_EVERY_S, measured_cpus, relay
 from kdedge_agent.protocol import PROTOCOL_VERSION, from_dict
 from kdedge_agent.run_request import RunRequest, ScoreRequest
 from kdedge_agent.runtimes import RUNTIMES
@@ -130,16 +130,16 @@ def _measure(
         )
     device = facts.device_facts(ROOT)
     before = facts.snapshot(ROOT, work_dir().parent)
-    desk.start_worker({"type": "measure", "request": asked.to_dict(), "threads": asked.threads})
-    timed, during, others = watch(desk, ROOT)
+    timed, during, others = starts.run(desk, asked, ROOT)
     after = facts.snapshot(ROOT, work_dir().parent)
     work = {**others, "waited_s": timed["waited_s"]}
-    word, reasons = verdict.decide(timed["samples"], before, after, during, device["cpu_count"], work, cpus)
+    counts = [start["n"] for start in timed["starts"]]
+    word, reasons = verdict.decide(timed["samples"], before, after, during, device["cpu_count"], work, cpus, counts)
     if not timed["warmup_steady"]:
         reasons.append(f"remark: the warm-up ended before it was steady ({timed['warmup_rule']})")
     reasons += remarks.unmet(cooled, change.report if change else None, asked.threads, cpus)
-    latency = {key: timed[key] for key in ("samples", "warmup_steady", "warmup_rule", "preempted", "waited_s")}
-    latency["warmup_samples"] = timed["warmup_samples"]
+    taken = ("samples", "warmup_samples", "warmup_steady", "warmup_rule", "preempted", "waited_s", "starts")
+    latency = {key: timed[key] for key in taken}
     unmeasured = dict(timed["unmeasured"])
     powered: Optional[Dict[str, Any]] = None
     windows: Optional[Dict[str, Any]] = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from kdedge_agent.protocol import ProtocolError, from_dict
+from kdedge_agent.protocol import ProtocolError, from_dict, require
 
 SCHEMA_VERSION = 1
 VERDICTS = ("steady", "drifting", "throttled", "undervoltage", "noisy")
+_MOST = 1e18
+"""Above every count, second and byte that a start can have, and within what a float holds."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,40 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Start:
+    """One start of the worker, as the device tells it; its samples stand among those of the record.
+
+    Attributes:
+        n: Timed calls, at least one.
+        warmup_n: Calls of the warm-up.
+        warmup_steady: Whether the warm-up ended by its rule.
+        load_s: As in RunRecord, of this start.
+        first_inference_s: Likewise.
+        preempted: As in its ``latency_s``.
+        waited_s: Likewise.
+        peak_rss_bytes: The process's largest resident set until its timing ended.
+    """
+
+    n: int
+    warmup_n: int
+    warmup_steady: Optional[bool] = None
+    load_s: Optional[float] = None
+    first_inference_s: Optional[float] = None
+    preempted: Optional[int] = None
+    waited_s: Optional[float] = None
+    peak_rss_bytes: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, "starts: one has no samples")
+        for key, value in self.known().items():
+            require(0 <= value < _MOST, f"starts: {key} cannot be {str(value)[:40]}")
+
+    def known(self) -> Dict[str, Any]:
+        """What is not None, as plain values."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run: request, facts, measurements, versions. Immutable; SI units; statistics derive from ``samples``.
 
@@ -49,12 +85,17 @@ class RunRecord:
             warmup_samples, mean, std, min, max, ci95 {p50, p90, p99: [lo, hi]}, ci95_method and correlation_time
             (likewise), drift {first_p50, last_p50, ratio, significant} of the first and last third, warmup_steady,
             warmup_rule, preempted (how often the kernel took the processor away during timing), waited_s (how long
-            the worker then stood ready without one).
-        load_s: Seconds to load the model into the runtime (import of the runtime not included).
-        first_inference_s: Seconds of the first inference.
+            the worker then stood ready without one), starts (of each start of the worker what is known of a
+            :class:`Start`, and p50, p90, p99, mean; samples stand one start after the other; older records lack it
+            and are of one start). Of several starts p50, p90 and p99 are geometric means of the starts' own
+            (:mod:`kdedge_agent.between_starts`), drift has inside, and warmup_steady says it of all.
+        load_s: Seconds to load the model into the runtime (import of the runtime not included); of several starts the
+            median.
+        first_inference_s: Seconds of the first inference; likewise.
         memory_bytes: peak; the peak of each phase: start, import, load, first, steady (warm-up and timing);
             pss, private and private_dirty after timing; on a Jetson gpu_shared, what its GPU holds of the shared
-            memory after timing beyond what it held at the start (of all processes: the kernel tells no more).
+            memory after timing beyond what it held at the start (of all processes: the kernel tells no more). Of
+            several starts each is the largest.
         power_w: Mean watts of the window under load, or None.
         energy_j_per_inference: Gross joules per inference, or None.
         power: What ``energy.account`` returns but its reasons: source, covers (what its total is of, and by which
@@ -103,6 +144,11 @@ class RunRecord:
     versions: Dict[str, Any] = field(default_factory=dict)
     throughput: Optional[Dict[str, Any]] = None
     profile: Optional[Dict[str, Any]] = None
+
+    @property
+    def starts(self) -> int:
+        """How many starts of the worker it is of."""
+        return len(self.latency_s.get("starts") or [None])
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -6,13 +6,14 @@ The host makes these and the agent reads them; standard library and Python 3.8 s
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, List, Optional
 
 from kdedge_agent.protocol import MAX_SAMPLES, fits, require
 
 FORMATS = ("onnx", "tflite")
 SCENARIOS = ("single-stream", "offline")
+MAX_STARTS = 50
 
 
 def _check_runtime_request(artifact: str, sha256: str, format: str, threads: int) -> None:  # noqa: A002
@@ -52,6 +53,8 @@ class RunRequest:
         profile: Say where an inference spends its time, after it was timed.
         provider: Execution provider of ONNX Runtime that has to run it; None is the CPU.
         wait_s: At most so many seconds until another measurement on the device has ended.
+        starts: Time in so many processes, one after the other, each with its own load, first inference and warm-up;
+            they share the repetitions and the seconds. Power and profile are measured in the last one alone.
     """
 
     artifact: str
@@ -76,6 +79,7 @@ class RunRequest:
     profile: bool = False
     provider: Optional[str] = None
     wait_s: float = 600.0
+    starts: int = 1
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
@@ -97,6 +101,21 @@ class RunRequest:
         for name in ("min_duration_s", "warmup_max_s", "power_window_s", "idle_s", "wait_s"):
             require(0 <= getattr(self, name) <= 86400, f"{name}: from 0 to 86400 seconds")
         require(0 <= self.seed < 2**32, "seed: from 0 to 2**32 - 1")
+        require(1 <= self.starts <= MAX_STARTS, f"starts: from 1 to {MAX_STARTS}")
+
+    @property
+    def max_samples(self) -> int:
+        """Of each start, so that all of them fit into a message."""
+        return MAX_SAMPLES // self.starts
+
+    def of_start(self, number: int) -> RunRequest:
+        """What start ``number`` (from 0 on) is asked for: its part of the repetitions and of the seconds."""
+        return replace(
+            self,
+            repetitions=-(-self.repetitions // self.starts),
+            min_duration_s=self.min_duration_s / self.starts,
+            profile=self.profile and number == self.starts - 1,
+        )
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, ready for JSON."""

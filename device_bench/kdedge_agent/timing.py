@@ -115,8 +115,11 @@ def is_steady(medians: Sequence[float]) -> bool:
     return len(last) == STEADY_BLOCKS and all(abs(m - mean) <= STEADY_SPREAD * mean for m in last)
 
 
-def warm_up(call: Call, max_s: float, tick: Optional[Tick] = None) -> WarmUp:
-    """Call until steady or until ``max_s`` seconds have passed; with ``max_s`` 0 not at all."""
+def warm_up(call: Call, max_s: float, tick: Optional[Tick] = None, max_samples: int = MAX_SAMPLES) -> WarmUp:
+    """Call until steady or until ``max_s`` seconds have passed; with ``max_s`` 0 not at all.
+
+    It ends at ``max_samples`` in any case, so that a record stays of bounded size.
+    """
     rule = (
         f"medians of {STEADY_BLOCKS} blocks in a row (each >= {BLOCK_S} s and >= {BLOCK_CALLS} calls) "
         f"within {STEADY_SPREAD:.0%} of their mean, at most {max_s:g} s"
@@ -127,10 +130,11 @@ def warm_up(call: Call, max_s: float, tick: Optional[Tick] = None) -> WarmUp:
     begin = clock()
     limit = begin + int(max_s * 1e9)
     with undisturbed():
-        while clock() < limit and not is_steady(medians):
+        while clock() < limit and len(all_ns) < max_samples and not is_steady(medians):
             block: List[int] = []
+            room = max_samples - len(all_ns)
             block_end = min(clock() + int(BLOCK_S * 1e9), limit)
-            while (clock() < block_end or len(block) < BLOCK_CALLS) and clock() < limit:
+            while (clock() < block_end or len(block) < BLOCK_CALLS) and clock() < limit and len(block) < room:
                 start = clock()
                 call()
                 block.append(clock() - start)

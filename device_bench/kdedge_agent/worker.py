@@ -60,7 +60,7 @@ def _prepare_process() -> None:
 
 
 def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
-    """Load, first inference, warm-up, timing, memory; then load for the power window on command."""
+    """Load, first inference, warm-up, timing, memory, for one start; then load for the power window on command."""
     memory = PhaseMemory()
     memory.end("start")
     if request.pin is not None:
@@ -84,7 +84,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     first_s = timing.time_once(session.invoke)
     memory.end("first")
     sender.send({"type": "doing", "phase": "warm-up", "doing": f"warming up with {name}"})
-    warm = timing.warm_up(session.invoke, request.warmup_max_s, _tick(sender, "warm-up"))
+    warm = timing.warm_up(session.invoke, request.warmup_max_s, _tick(sender, "warm-up"), request.max_samples)
     sender.send({"type": "doing", "phase": "timing", "doing": f"timing with {name}"})
     usage, waits = resource.getrusage(resource.RUSAGE_SELF), timing.waited_s()
     samples = timing.time_calls(
@@ -92,6 +92,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
         request.repetitions,
         request.min_duration_s,
         _tick(sender, "timing"),
+        max_samples=request.max_samples,
         look=_look(sender, commands),
     )
     used, waited_s = resource.getrusage(resource.RUSAGE_SELF), timing.longest_wait_s(waits, timing.waited_s())

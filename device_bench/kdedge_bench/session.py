@@ -70,6 +70,7 @@ def bench(
     runtime: str | None = None,
     repetitions: int = 200,
     min_duration_s: float = 1.0,
+    starts: int = 1,
     scenario: str = "single-stream",
     batch_size: int | None = None,
     pin: Sequence[int] | None = None,
@@ -97,6 +98,8 @@ def bench(
         runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None takes the first that is there.
         repetitions: At least so many timed inferences (batches, of ``offline``).
         min_duration_s: Go on timing until so many seconds are measured.
+        starts: Processes to measure in, one after the other; they share repetitions and seconds. From three on the
+            intervals hold what differs from start to start.
         scenario: ``single-stream`` times one sample after the other; ``offline`` batches back to back, with their
             throughput.
         batch_size: Of ``offline``, where the artifact leaves it open; None takes eight.
@@ -135,6 +138,7 @@ def bench(
         checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
         scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
         cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider, wait_s=wait_s,
+        starts=starts,
     )  # fmt: skip
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)
@@ -152,7 +156,7 @@ def bench(
                 accuracy_data,
                 lambda scored: tell(Progress("accuracy", None, f"{scored} samples scored")),
             )
-    record = _record(answer, accuracy, checked, where, created_at=created_at, info=artifact_info or {})
+    record = _record(answer, accuracy, checked, where, asked=request, created_at=created_at, info=artifact_info or {})
     write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
     return record
 
@@ -252,6 +256,7 @@ def _record(
     artifact: ArtifactFile,
     device: Device,
     *,
+    asked: RunRequest,
     created_at: datetime,
     info: Mapping[str, Any],
 ) -> RunRecord:
@@ -275,7 +280,7 @@ def _record(
         )
     except (ProtocolError, KeyError, TypeError, ValueError) as error:
         raise not_a_result(error, device) from None
-    return checked_record(record, artifact.sha256, device)
+    return checked_record(record, asked, device)
 
 
 def _run_id(device: Device, artifact: ArtifactFile, created_at: datetime) -> str:

@@ -8,6 +8,7 @@ import math
 from kdedge.errors import WireError
 
 from kdedge_agent.run_record import RunRecord
+from kdedge_agent.run_request import RunRequest
 from kdedge_bench.devices import Device
 from kdedge_bench.text import one_line
 
@@ -21,22 +22,24 @@ def not_a_result(reason: object, device: Device) -> WireError:
     )
 
 
-def checked_record(record: RunRecord, artifact_sha256: str, device: Device) -> RunRecord:
-    """``record``, if its figures can be figures (its samples were looked at when it was built).
+def checked_record(record: RunRecord, asked: RunRequest, device: Device) -> RunRecord:
+    """``record``, if its figures can be figures (its samples and starts were looked at when it was built).
 
     Raises:
-        WireError: another artifact was measured, a number is no finite non-negative number, or JSON has no
-            word for a value.
+        WireError: another artifact was measured, in more or fewer starts than were asked for, a number is no finite
+            non-negative number, or JSON has no word for a value.
     """
-    for problem in _problems(record, artifact_sha256):
+    for problem in _problems(record, asked):
         raise not_a_result(problem, device)
     return record
 
 
-def _problems(record: RunRecord, artifact_sha256: str) -> list[str]:
+def _problems(record: RunRecord, asked: RunRequest) -> list[str]:
     problems = []
-    if record.artifact_sha256 != artifact_sha256:
+    if record.artifact_sha256 != asked.artifact_sha256:
         problems.append("it is about another artifact")
+    if record.starts != asked.starts:
+        problems.append(f"it is of {record.starts} starts, and {asked.starts} were asked for")
     if not isinstance(record.runtime.get("name"), str):
         problems.append("it does not name the runtime")
     figures = {

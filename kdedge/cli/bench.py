@@ -40,6 +40,10 @@ def bench(
     min_duration_s: Annotated[
         float, typer.Option("--seconds", "--min-duration", min=0.0, help="And at least so many timed seconds.")
     ] = 2.0,
+    starts: Annotated[
+        int,
+        typer.Option("--starts", metavar="K", min=1, help="Processes to measure in, in turn: 5 for firm intervals."),
+    ] = 1,
     pin: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--pin", metavar="CPUS", help="Processors that the runtime may use: 0, 2-3 or 0,2."),
@@ -97,7 +101,7 @@ def bench(
     Latency with its intervals, memory by phase, power where a sensor is, accuracy on request; stores a record.
     """
     wishes = {
-        "scenario": scenario, "batch_size": batch_size, "pin": processors(pin), "governor": governor,
+        "scenario": scenario, "batch_size": batch_size, "starts": starts, "pin": processors(pin), "governor": governor,
         "profile": profile, "provider": provider, **rest_before(cool_down),
     }  # fmt: skip
     repetitions = repetitions or REPETITIONS.get(scenario, REPETITIONS["single-stream"])
@@ -251,8 +255,9 @@ def _show(record: RunRecord, path: Path) -> None:
     output.result(f"{record.device}: {record.artifact.get('path')}, {runtime}, {record.threads} thread(s)")
     methods = sorted({name for name in (latency.get("ci95_method") or {}).values() if name})
     why_none = record.unmeasured.get("latency_s.ci95.p50", "not given")
-    how = f"95% intervals by {' and '.join(methods)}" if methods else f"no 95% intervals: {why_none}"
-    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}, {how})")
+    count, own = (f", {record.starts} starts", "") if record.starts > 1 else ("", " of this start")
+    how = f"95% intervals{own} by {' and '.join(methods)}" if methods else f"no 95% intervals: {why_none}"
+    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}{count}, {how})")
     for line in (_throughput(record), _thirds(record)):
         if line is not None:
             output.result(line)

@@ -12,6 +12,7 @@ from kdedge.errors import UserError
 #: Timed calls by default; a batch of ``offline`` is a call.
 REPETITIONS = {"single-stream": 1000, "offline": 200}
 _MAX_PROCESSORS = 4096
+_OF_EVERY_BUNDLE = (("scenario", "single-stream"), ("starts", 1))
 
 
 def processors(text: str | None) -> list[int] | None:
@@ -56,9 +57,7 @@ def refuse_for_bundle(wishes: Mapping[str, Any], path: Path) -> None:
         UserError: a wish that only the measurement of an artifact can meet.
     """
     asked = [
-        key
-        for key, value in wishes.items()
-        if value not in (None, False) and (key, value) != ("scenario", "single-stream")
+        key for key, value in wishes.items() if value not in (None, False) and (key, value) not in _OF_EVERY_BUNDLE
     ]
     if asked:
         option = "cool-down" if asked[0].startswith("cool_down") else asked[0].replace("_", "-")

@@ -38,6 +38,13 @@ def test_measures_an_artifact(board: Sshd, kind: str, request: pytest.FixtureReq
     assert board.partial_files() == []
 
 
+def test_several_starts_on_the_device(board: Sshd, onnx_file: Path, tmp_path: Path) -> None:
+    record = quick(onnx_file, board.device(), tmp_path, starts=3, repetitions=60)
+    assert [start["n"] for start in record.latency_s["starts"]] == [20, 20, 20]
+    assert record.starts == 3 and len(record.latency_s["samples"]) == 60
+    assert board.left_over() == {}
+
+
 def test_device_by_its_name(board: Sshd, onnx_file: Path, tmp_path: Path) -> None:
     add_device(board.device("my-pi"))
     assert quick(onnx_file, "my-pi", tmp_path).device == "my-pi"

@@ -83,6 +83,12 @@ LIES: list[tuple[str, dict[str, Any]]] = [
     ("negative time", {"latency_s": {"samples": [-1.0], "warmup_samples": []}}),
     ("endless time", {"latency_s": {"samples": [1e999], "warmup_samples": []}}),
     ("latency is a list", {"latency_s": [1, 2]}),
+    ("starts that are a number", {"latency_s": {"samples": [1.0], "warmup_samples": [], "starts": 3}}),
+    ("starts of other samples", {"latency_s": {"samples": [1.0], "warmup_samples": [], "starts": [{"n": 2}]}}),
+    (
+        "more starts than were asked for",
+        {"latency_s": {"samples": [1.0] * 2, "warmup_samples": [], "starts": [{"n": 1, "warmup_n": 0}] * 2}},
+    ),
     ("unknown verdict", {"verdict": "excellent"}),
     ("reasons are numbers", {"unmeasured": {"power_w": 7}}),
     ("no runtime", {"runtime": {}}),

@@ -249,6 +249,17 @@ def test_work_beside_the_measured_processor_is_a_remark() -> None:
     assert "cc1plus (pid 7, 90% of processor 2)" in reasons[-1]
 
 
+def test_what_ran_beside_several_starts_is_weighed_by_their_seconds() -> None:
+    cc = {"pid": 7, "name": "cc1plus", "share": 0.8, "processor": 2}
+    first = {"processes": [cc], "others_share": 0.4, "stolen_share": None}
+    second = {"processes": [{**cc, "share": 0.4}, {**cc, "pid": 8}], "others_share": 0.0, "stolen_share": 0.0}
+    work = neighbours.merged([(3.0, first), (1.0, second)])
+    assert work["processes"] == [{**cc, "share": 0.7}, {**cc, "pid": 8, "share": 0.2}]
+    assert work["others_share"] == pytest.approx(0.3)
+    assert work["stolen_share"] is None
+    assert neighbours.merged([(3.0, first)]) == first
+
+
 def test_a_host_that_takes_time_from_its_virtual_machine_is_noise() -> None:
     work = {"processes": [], "others_share": 0.0, "stolen_share": 0.2, "waited_s": None}
     word, reasons = verdict.decide([0.01] * 100, {}, {}, [], 4, work, [0])

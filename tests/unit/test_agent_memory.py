@@ -98,3 +98,8 @@ def test_a_phase_that_takes_memory_shows_it_and_the_next_does_not() -> None:
     assert load - steady > 50 << 20
     assert result["peak"] == max(v for v in (start, load, steady, result["first"]) if v is not None)
     assert result["pss"]
+
+
+def test_the_largest_of_several_processes() -> None:
+    found = memory.largest([{"peak": 5, "load": None, "pss": 2}, {"peak": 7, "load": None, "pss": None}])
+    assert found == {"peak": 7, "load": None, "pss": 2}

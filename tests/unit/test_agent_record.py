@@ -94,6 +94,58 @@ def test_what_a_device_may_not_send(change: dict[str, Any], said: str) -> None:
         record(result(**change))
 
 
+ONE: dict[str, Any] = {"n": 1, "warmup_n": 1, "first_inference_s": 0.02, "peak_rss_bytes": 7}
+THREE = [{**ONE, "load_s": load_s} for load_s in (0.3, 0.1, 0.2)]
+
+
+def started(starts: object) -> dict[str, Any]:
+    raw = {"samples": [0.002, 0.001, 0.003], "warmup_samples": [0.01, 0.02, 0.03], "starts": starts}
+    return result(latency_s=raw, load_s=9.0)
+
+
+def test_what_is_measured_once_a_start_is_the_median_of_the_starts() -> None:
+    built = record(started(THREE))
+    assert (built.starts, built.load_s, built.first_inference_s) == (3, 0.2, 0.02)
+    assert [start["p50"] for start in built.latency_s["starts"]] == [0.002, 0.001, 0.003]
+    assert [start["load_s"] for start in built.latency_s["starts"]] == [0.3, 0.1, 0.2]
+    assert record(started(None)).load_s == 9.0  # one start: the answer's own
+
+
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [
+        ("three", "a list"),
+        ([], "a list"),
+        (THREE * 17, "at most 50"),
+        ([1, 2, 3], "objects"),
+        ([{}], "Start"),
+        (THREE[:2], "add up"),
+        ([{**THREE[0], "n": 4}], "add up"),
+        ([{"n": 3, "warmup_n": 4}], "add up"),
+        ([*THREE, {"n": 0, "warmup_n": 0}], "no samples"),
+        ([{"n": 4, "warmup_n": 3}, {"n": -1, "warmup_n": 0}], "no samples"),
+        ([{"n": 3.0, "warmup_n": 3}], "n cannot be"),
+        ([{"n": True, "warmup_n": 3}], "n cannot be"),
+        ([{"n": 10**400, "warmup_n": 3}], "n cannot be"),
+        ([{"n": 3, "warmup_n": 3, "load_s": 10**400}], "load_s cannot be"),
+        ([{"n": 3, "warmup_n": 3, "load_s": -1.0}], "load_s cannot be"),
+        ([{"n": 3, "warmup_n": 3, "load_s": "soon"}], "load_s cannot be"),
+        ([{"n": 3, "warmup_n": 3, "waited_s": float("nan")}], "waited_s cannot be"),
+        ([{"n": 3, "warmup_n": 3, "peak_rss_bytes": -1}], "peak_rss_bytes cannot be"),
+        ([{"n": 3, "warmup_n": 3, "warmup_steady": 1}], "warmup_steady cannot be"),
+    ],
+)
+def test_starts_that_a_device_may_not_send(starts: object, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        record(started(starts))
+
+
+def test_a_record_from_before_there_were_starts_is_read_and_is_of_one() -> None:
+    document = record(result()).to_dict()
+    del document["latency_s"]["starts"]
+    assert RunRecord.from_json(document).starts == 1
+
+
 def test_offline_reports_samples_a_second_from_the_raw_samples() -> None:
     built = record(result(request={"scenario": "offline"}, batch_size=16))
     assert built.throughput is not None
@@ -102,6 +154,10 @@ def test_offline_reports_samples_a_second_from_the_raw_samples() -> None:
     single = record(result())
     assert single.throughput is None
     assert "offline" in single.unmeasured["throughput"]
+    several = record({**started(THREE), "request": {"scenario": "offline"}, "batch_size": 16})
+    assert several.throughput is not None
+    assert several.throughput["samples_per_s"] == pytest.approx(16 / 6e-9 ** (1 / 3))
+    assert several.throughput["ci95_method"] == "t over starts"
     for batch in (None, 0, True, "8", 1.5):
         with pytest.raises(ProtocolError, match="batch_size"):
             record(result(request={"scenario": "offline"}, batch_size=batch))

@@ -74,6 +74,12 @@ def test_warm_up_has_a_cap() -> None:
     assert len(warm.samples_s) <= 25  # 1 + 2 + ... + 24 ms are the 0.3 s; a busy machine gets through fewer
 
 
+def test_warm_up_never_keeps_more_samples_than_the_cap() -> None:
+    found = timing.warm_up(lambda: None, 60.0, max_samples=7)
+    assert len(found.samples_s) == 7
+    assert not found.steady
+
+
 def test_no_warm_up_at_all() -> None:
     warm = timing.warm_up(lambda: None, max_s=0.0)
     assert warm.samples_s == []

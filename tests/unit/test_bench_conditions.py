@@ -6,7 +6,7 @@ import pytest
 from kdedge.cli.conditions import processors, refuse_for_bundle, rest_before
 from kdedge.errors import UserError
 
-from kdedge_agent.protocol import ProtocolError
+from kdedge_agent.protocol import MAX_SAMPLES, ProtocolError
 from kdedge_agent.run_request import RunRequest
 from kdedge_bench.artifact_file import ArtifactFile
 from kdedge_bench.devices import LOCAL
@@ -48,9 +48,10 @@ def test_no_rest(text: str) -> None:
 
 
 def test_a_bundle_takes_none_of_it() -> None:
-    refuse_for_bundle({"scenario": "single-stream", "pin": None}, Path("b"))
-    for wish in ({"scenario": "offline"}, {"pin": [0]}, {"cool_down_s": 3.0}, {"governor": "performance"}):
-        with pytest.raises(UserError, match=f"--{next(iter(wish)).replace('_s', '').replace('_', '-')} is for"):
+    refuse_for_bundle({"scenario": "single-stream", "pin": None, "starts": 1}, Path("b"))
+    offline, pinned, fixed = {"scenario": "offline"}, {"pin": [0]}, {"governor": "performance"}
+    for wish in (offline, pinned, fixed, {"cool_down_s": 3.0}, {"starts": 3}):
+        with pytest.raises(UserError, match=f"--{next(iter(wish)).removesuffix('_s').replace('_', '-')} is for"):
             refuse_for_bundle(wish, Path("b"))
 
 
@@ -60,6 +61,8 @@ def test_a_bundle_takes_none_of_it() -> None:
         ({"scenario": "server"}, "scenario"),
         ({"batch_size": 4}, "one sample at a time"),
         ({"scenario": "offline", "batch_size": 0}, "batch_size"),
+        ({"starts": 0}, "starts"),
+        ({"starts": 51}, "starts"),
         ({"pin": []}, "pin"),
         ({"pin": [-1]}, "pin"),
         ({"pin": [True]}, "pin"),
@@ -72,6 +75,19 @@ def test_a_bundle_takes_none_of_it() -> None:
 def test_what_no_agent_is_asked(wish: dict[str, object], said: str) -> None:
     with pytest.raises(ProtocolError, match=said):
         RunRequest(artifact="m.onnx", artifact_sha256="0" * 64, format="onnx", **wish)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("starts", "repetitions"), [(1, 1000), (3, 1000), (5, 3), (7, MAX_SAMPLES), (50, 1)])
+def test_starts_share_what_is_asked_for(starts: int, repetitions: int) -> None:
+    asked = RunRequest(
+        artifact="m.onnx", artifact_sha256="0" * 64, format="onnx", starts=starts, repetitions=repetitions,
+        min_duration_s=2.0, profile=True,
+    )  # fmt: skip
+    shares = [asked.of_start(number) for number in range(starts)]
+    assert repetitions <= sum(share.repetitions for share in shares) < repetitions + starts
+    assert sum(share.min_duration_s for share in shares) == pytest.approx(2.0)
+    assert sum(share.max_samples for share in shares) <= MAX_SAMPLES
+    assert [share.profile for share in shares] == [False] * (starts - 1) + [True]
 
 
 def test_what_the_device_cannot_do_for_the_user_is_the_users_mistake() -> None:
