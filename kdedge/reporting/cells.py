@@ -122,11 +122,11 @@ def missing(unit: Unit, reason: str | None) -> Cell:
     return Cell(None, unit, reason=reason or NO_REASON)
 
 
-def single(value: object, unit: Unit, reason: str | None, *, why: str, note: str | None = None) -> Cell:
-    """A cell of one measured value, which has no spread; ``why`` says so in two or three words."""
+def single(value: object, unit: Unit, reason: str | None, *, why: str, n: int = 1) -> Cell:
+    """A cell of a measured value without a spread, of one process or chosen of n; ``why`` says so in a few words."""
     if not is_number(value):
         return missing(unit, reason)
-    return Cell(float(value), unit, n=1, interval_kind=why, note=note)
+    return Cell(float(value), unit, n=n, interval_kind=why)
 
 
 def proportion(value: object, n: object, reason: str | None, *, note: str | None = None) -> Cell:
@@ -143,7 +143,14 @@ def proportion(value: object, n: object, reason: str | None, *, note: str | None
 
 
 def recorded(
-    value: object, unit: Unit, n: object, interval: object, reason: str | None, *, no_interval: str | None = None
+    value: object,
+    unit: Unit,
+    n: object,
+    interval: object,
+    reason: str | None,
+    *,
+    no_interval: str | None = None,
+    note: str | None = None,
 ) -> Cell:
     """A statistic whose 95% interval, or the reason for having none, stands in the record too."""
     if not is_number(value):
@@ -151,7 +158,7 @@ def recorded(
     count = int(n) if is_number(n) else None
     pair = (float(interval[0]), float(interval[1])) if is_interval(interval) else None
     kind = "recorded" if pair else no_interval or "no interval in the record"
-    return Cell(float(value), unit, count, pair, kind)
+    return Cell(float(value), unit, count, pair, kind, note=note)
 
 
 def wilson95(share: float, n: int) -> tuple[float, float]:

@@ -58,10 +58,20 @@ def _check_latency(latency: Mapping[str, Any]) -> None:
     for key in ("samples", "warmup_samples"):
         values = latency.get(key) or []
         _need(isinstance(values, list) and all(map(is_number, values)), f"latency_s.{key}", "finite numbers")
+    _check_starts(latency.get("starts") or [])
     intervals = latency.get("ci95") or {}
     _need(isinstance(intervals, Mapping), "latency_s.ci95", "an object")
     for key, interval in intervals.items():
         _need(interval is None or is_interval(interval), f"latency_s.ci95.{key}", "[low, high] or null")
+
+
+def _check_starts(starts: object) -> None:
+    if not isinstance(starts, list) or not all(isinstance(start, Mapping) for start in starts):
+        raise ProtocolError("key 'latency_s.starts' is not a list of objects")
+    for start in starts:
+        _need(is_number(start.get("n")), "latency_s.starts.n", "a finite number")
+        for key, value in start.items():
+            _need(value is None or isinstance(value, bool) or is_number(value), f"latency_s.starts.{key}", "a figure")
 
 
 def is_interval(value: object) -> TypeGuard[Sequence[float]]:

@@ -52,6 +52,7 @@ def conditions(record: RunRecord) -> tuple[tuple[str, str], ...]:
         ("Runtime", plain(" ".join(str(record.runtime[k]) for k in ("name", "version") if record.runtime.get(k)))),
         ("Provider or delegate", _value("", record.runtime.get("provider") or record.runtime.get("delegate"))),
         ("Threads", str(record.threads)),
+        ("Starts", str(record.starts)),
     ]
     pairs += [(title, state(record, title)) for title in _STATE]
     pairs += [(title, text or "") for title in _STATIC if (text := fact(record, title)) or title != "Power mode"]

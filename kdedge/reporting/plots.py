@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from kdedge.reporting.cells import Cell
@@ -195,9 +196,14 @@ def over_time(run: Run, row: Row, index: int, most: int) -> Plot | None:
         layout["shapes"] = [
             {"type": "line", "x0": 0, "x1": len(samples), "y0": p50 * 1e3, "y1": p50 * 1e3, "line": _THIN}
         ]
+    if run.record.starts > 1:
+        ends = list(accumulate(start["n"] for start in latency["starts"]))[:-1]
+        layout["shapes"] = [*layout.get("shapes", []), *map(_beginning, ends)]
     layout["height"] = 260
     logarithmic(layout["yaxis"], [value * 1e3 for value in (min(samples), max(samples))])
     caption = [f"{len(samples)} timed inferences in order, {len(warmup)} of warm-up before them (grey). Line: p50."]
+    if run.record.starts > 1:
+        caption += [f"{run.record.starts} starts, parted by upright lines; their warm-ups stand before the first."]
     if thinned or warm_thinned:
         caption.append("Drawn: the least, the middle and the greatest value of equal blocks; no outlier is hidden.")
     alt = f"Latency of each inference of {name(row)} in order of measurement; verdict: {row.verdict}."
@@ -233,6 +239,8 @@ def memory(runs: Sequence[Run], rows: Sequence[Row]) -> Plot:
     layout["yaxis"]["rangemode"] = "tozero"
     layout["barmode"] = "group"
     caption = ["Peak resident memory within each phase of a run's one process; peak is that of the whole run."]
+    if any(run.record.starts > 1 for run in runs):
+        caption += ["Of several starts each is the largest."]
     caption += [f"Not drawn: {text} (memory was not measured; its details say why)." for text in absent]
     alt = f"Bars of memory by phase ({', '.join(_PHASES)}), {len(data)} runs; the details of each run give the values."
     return Plot("plot-memory", "Memory by phase", alt, tuple(caption), {"data": data, "layout": layout})
@@ -259,6 +267,11 @@ def _strip(order: Sequence[int], latencies_s: Sequence[float], token: str, title
 
 
 _THIN = {"width": 1, "color": "@text", "dash": "dot"}
+
+
+def _beginning(sample: int) -> Spec:
+    """Where the next start begins."""
+    return {"type": "line", "yref": "paper", "x0": sample, "x1": sample, "y0": 0, "y1": 1, "line": _THIN}
 
 
 def _guide(share: float) -> Spec:

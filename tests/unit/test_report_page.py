@@ -187,6 +187,15 @@ def test_raw_samples_stand_in_the_plots(page: str) -> None:
         assert trace["y"][-1] == 1
 
 
+def test_starts_are_parted_in_the_plot_over_time(tmp_path: Path) -> None:
+    run = record(n=600)
+    starts = [{"n": n, "warmup_n": 1} for n in (100, 200, 300)]
+    page = render(load_runs([write_record(tmp_path, record(latency_s={**run.latency_s, "starts": starts}))]))
+    shapes = specs(page)["plot-run-0"]["layout"]["shapes"]
+    assert [shape["x0"] for shape in shapes if shape["x0"] == shape["x1"]] == [100, 300]
+    assert "3 starts, parted by upright lines" in Structure(page).text
+
+
 def test_runs_without_samples_or_memory_or_bundle_are_said_to_be_so(tmp_path: Path) -> None:
     bare = record(
         latency_s={"p50": None, "n": 0},

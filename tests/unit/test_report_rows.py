@@ -125,6 +125,20 @@ def test_why_a_percentile_has_no_interval_is_said() -> None:
     assert cell.interval_text == "5 samples are too few"
 
 
+def test_several_starts_are_said_beside_every_figure_of_theirs() -> None:
+    run = record()
+    assert row_of(run).cells["p50"].note is None  # a record from before there were starts
+    assert dict(conditions(run))["Starts"] == "1"
+    starts = [{"n": 200, "warmup_n": 3, "p50": 0.004, "load_s": 0.1} for _ in range(5)]
+    run = replace(run, latency_s={**run.latency_s, "starts": starts})
+    cells = row_of(run).cells
+    assert cells["p50"].note == cells["p99"].note == "5 starts"
+    assert cells["p50"].n == 1000
+    assert (cells["load"].n, cells["load"].interval_text) == (5, "median of the starts")
+    assert (cells["peak"].n, cells["peak"].interval_text) == (5, "largest of the starts")
+    assert dict(conditions(run))["Starts"] == "5"
+
+
 def test_summary_has_students_then_runs(tmp_path: Path) -> None:
     rows = summary_rows(load_runs([write_fleet(tmp_path / "demo")]))
     assert [row.label for row in rows[:2]] == ["float student", "int8 student"]

@@ -103,6 +103,10 @@ def _latency(**changes: Any) -> dict[str, Any]:
         ({"unmeasured": {"power_w": 0}}, "'unmeasured' is not all text"),
         ({"latency_s": _latency(samples=[0.1, None])}, "'latency_s.samples' is not finite numbers"),
         ({"latency_s": _latency(p50="1 ms")}, "'latency_s.p50' is not a finite number"),
+        ({"latency_s": _latency(starts=5)}, "'latency_s.starts' is not a list"),
+        ({"latency_s": _latency(starts=[5])}, "'latency_s.starts' is not a list"),
+        ({"latency_s": _latency(starts=[{}])}, "'latency_s.starts.n' is not"),
+        ({"latency_s": _latency(starts=[{"n": 1, "load_s": "x"}])}, "'latency_s.starts.load_s' is not"),
         ({"latency_s": _latency(ci95={"p50": [2.0, 1.0]})}, "'latency_s.ci95.p50' is not"),
     ],
 )
