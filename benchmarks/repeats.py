@@ -1,17 +1,18 @@
 """A/A: the same artifact measured again and again on this machine, each run's intervals against what the others saw.
 
-An interval of 95% speaks of the run that it comes from; whether it also holds what another run finds shows how alike
-the conditions were. For p50 and p90: in how many runs the interval holds the median of the other runs' figures, with a
-95% Clopper-Pearson interval, all runs and those with the verdict `steady`; and by how much the figures of two runs
-differ.
+An interval of 95% of one start speaks of the run that it comes from; that of several starts is to hold what another run
+finds. Runs of one start and of several (`kdedge bench --starts`) take turns, with equally many timed seconds. For p50
+and p90 of each kind: in how many runs the interval holds the median of the other runs' figures, with a 95%
+Clopper-Pearson interval, all runs and those with the verdict `steady`; and by how much the figures of two runs differ.
 
-    python benchmarks/repeats.py [--runs 30] [--seconds 2]
+    python benchmarks/repeats.py [--runs 30] [--seconds 2] [--starts 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import sys
@@ -50,29 +51,17 @@ def said(count: int, n: int) -> str:
     return f"{count} of {n} = {count / n:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def main() -> None:
-    """Measure, and count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    wishes = parser.parse_args()
-    records = []
-    with tempfile.TemporaryDirectory() as name:
-        model = make_onnx(Path(name) / "net.onnx", width=64, batch=1, size=224)
-        for _ in range(wishes.runs):
-            records.append(bench(model, min_duration_s=wishes.seconds, power=False, out_dir=Path(name) / "runs"))
+def told(records: Sequence[RunRecord]) -> None:
+    """Print what the runs of one kind say of each other."""
     steady = [record for record in records if record.verdict == "steady"]
     verdicts = {word: sum(r.verdict == word for r in records) for word in sorted({r.verdict for r in records})}
-    print(f"{len(records)} runs of {wishes.seconds:g} s; verdicts {verdicts}")
+    print(f"{len(records)} runs of {records[0].starts} start(s); verdicts {verdicts}")
     for quantity in QUANTITIES:
         figures = [record.latency_s[quantity] for record in records]
-        gaps = sorted(abs(a / b - 1) for a, b in itertools.combinations(figures, 2))
-        width = [
-            (high - low) / record.latency_s[quantity]
-            for record in records
-            for low, high in [record.latency_s["ci95"][quantity] or (0.0, 0.0)]
-        ]
-        shares = (statistics.median(gaps), gaps[int(0.95 * len(gaps))], statistics.median(width))
+        gaps = sorted(abs(a / b - 1) for a, b in itertools.combinations(figures, 2)) or [0.0]
+        ends = [(record.latency_s["ci95"][quantity], record.latency_s[quantity]) for record in records]
+        widths = [(bounds[1] - bounds[0]) / figure for bounds, figure in ends if bounds is not None] or [math.nan]
+        shares = (statistics.median(gaps), gaps[int(0.95 * len(gaps))], statistics.median(widths))
         usual, most, wide = (100 * share for share in shares)
         print(
             f"{quantity}: {1e3 * statistics.median(figures):.3f} ms; two runs differ by {usual:.2f}% (median), "
@@ -80,6 +69,25 @@ def main() -> None:
         )
         for title, chosen in (("all", records), ("steady", steady)):
             print(f"  intervals that hold the other runs' median, {title}: {said(*held(chosen, quantity))}")
+
+
+def main() -> None:
+    """Measure, and count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--starts", type=int, default=5)
+    wishes = parser.parse_args()
+    kinds: dict[int, list[RunRecord]] = {starts: [] for starts in (1, wishes.starts)}
+    with tempfile.TemporaryDirectory() as name:
+        model = make_onnx(Path(name) / "net.onnx", width=64, batch=1, size=224)
+        for _ in range(wishes.runs):
+            for starts, records in kinds.items():
+                out = Path(name) / "runs"
+                records.append(bench(model, min_duration_s=wishes.seconds, starts=starts, power=False, out_dir=out))
+    print(f"{wishes.runs} runs of each kind in turn, {wishes.seconds:g} timed seconds each")
+    for records in kinds.values():
+        told(records)
 
 
 if __name__ == "__main__":
