@@ -120,13 +120,13 @@ def merged(found: Sequence[Tuple[float, Mapping[str, Any]]]) -> Dict[str, Any]:
         given = [(seconds, said[key]) for seconds, said in found]
         if any(value is None for _, value in given):
             return None
-        return math.fsum(seconds * value for seconds, value in given) / whole
+        return math.fsum(seconds / whole * value for seconds, value in given)
 
     processes: Dict[int, Dict[str, Any]] = {}
     for seconds, said in found:
         for entry in said["processes"]:
             earlier = processes.get(entry["pid"], {"share": 0.0})
-            processes[entry["pid"]] = {**entry, "share": earlier["share"] + entry["share"] * seconds / whole}
+            processes[entry["pid"]] = {**entry, "share": earlier["share"] + entry["share"] * (seconds / whole)}
     busiest = sorted(processes.values(), key=lambda entry: -float(entry["share"]))[:MAX_NAMED]
     return {
         "processes": [{**entry, "share": round(entry["share"], 3)} for entry in busiest],
