@@ -8,7 +8,7 @@ _FEW = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 
 def student(freedom: int) -> float:
-    """97.5% point for so many degrees of freedom, >= 1; exact to 0.1%.
+    """97.5% point for so many degrees of freedom, >= 1; exact to 0.2%.
 
     The series is the expansion of Cornish and Fisher to its second term.
     """

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,15 @@ def listed_workers(folder: Path) -> tuple[Path, dict[str, str]]:
 
 def recorded(answer: dict[str, Any]) -> RunRecord:
     assert answer["type"] == "result", answer
-    names = {"device": "local", "device_kind": "local", "run_id": "r", "created_at": "2026-01-01T00:00:00+00:00"}
-    return build_record(answer, artifact={}, versions={}, **names)
+    return build_record(
+        answer,
+        device="local",
+        device_kind="local",
+        run_id="r",
+        created_at="2026-01-01T00:00:00+00:00",
+        artifact={},
+        versions={},
+    )
 
 
 def test_every_start_is_a_process_of_its_own_and_they_share_the_work(tmp_path: Path, model: Path) -> None:
@@ -106,3 +115,28 @@ def test_more_starts_than_there_may_be_are_refused(tmp_path: Path, model: Path) 
         answer = agent.ask({"type": "measure", "request": run_request(model, starts=51)})
     assert (answer["type"], answer["kind"]) == ("error", "protocol")
     assert "starts: from 1 to 50" in answer["message"]
+
+
+def test_the_command_says_how_many_starts_its_figures_are_of(tmp_path: Path, model: Path) -> None:
+    words = [
+        "bench",
+        str(model),
+        "--no-power",
+        "--repetitions",
+        "30",
+        "--seconds",
+        "0",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    for more, said in (
+        (["--starts", "3"], "(n=30, 3 starts, 95% intervals by t over starts)"),
+        (["--starts", "2"], "(n=30, 2 starts, no 95% intervals: 2 starts do not tell"),
+        ([], "(n=30, "),
+    ):
+        command = [sys.executable, "-m", "kdedge", *words, *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        assert said in done.stdout, done.stdout
+        assert (" starts" in done.stdout) == bool(more)
