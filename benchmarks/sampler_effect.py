@@ -30,7 +30,7 @@ from tests.agent_tools import make_onnx
 from tests.device import boards
 
 from kdedge_agent import power, runtimes, tensors, timing
-from kdedge_agent import statistics as agent_statistics
+from kdedge_agent.order_statistics import interval
 from kdedge_agent.sampler import Sampler
 
 SOURCES = ("orin_nano", "pi5", "x86_rapl")
@@ -94,7 +94,7 @@ def compare(root: Path, worker: Worker, pairs: int, block_s: float) -> tuple[lis
 def said(ratios: list[float]) -> str:
     """Median and its 95% interval."""
     ordered = sorted(ratios)
-    low, high = agent_statistics.interval(ordered, 0.5) or (float("nan"), float("nan"))
+    low, high = interval(ordered, 0.5) or (float("nan"), float("nan"))
     return f"{statistics.median(ordered):.4f} [{low:.4f}, {high:.4f}]"
 
 

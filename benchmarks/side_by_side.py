@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.int8_latency import mobilenet
 
-from kdedge_agent import statistics as agent_statistics
+from kdedge_agent.order_statistics import interval
 from kdedge_bench.session import bench
 from kdedge_exporters import export
 
@@ -130,7 +130,7 @@ def tools(artifact: Path, runs: int) -> dict[str, Callable[[], Figures]]:
 def said(ratios: list[float]) -> str:
     """Median and its 95% interval."""
     ordered = sorted(ratios)
-    ends = agent_statistics.interval(ordered, 0.5)
+    ends = interval(ordered, 0.5)
     return f"{statistics.median(ordered):.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else " (n too small)")
 
 
