@@ -15,56 +15,32 @@ from torch import nn
 from torch.fx import GraphModule
 
 from kdedge import quantize
-from kdedge.bundle import Bundle, library_versions, write_bundle
-from kdedge.data.splits import SPLITS, DataSplits, load_data
+from kdedge.bundle import library_versions, write_bundle
+from kdedge.data.splits import SPLITS, DataSplits
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
 from kdedge.files import atomic_path
 from kdedge.inputs import examples, output_count
-from kdedge.metrics import Scores, in_words, scores_from_dict
+from kdedge.metrics import in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
-from kdedge.recipe import DistillRecipe, TrainingRecipe
+from kdedge.recipe import DistillRecipe
+from kdedge.run_figures import DistillResult, run_figures
 from kdedge.run_folder import RunFolder
 from kdedge.stage_hashes import stage_hashes
 from kdedge.students import build_student, preprocessing_of, projection
-from kdedge.tasks import FIT, NOUNS
+from kdedge.tasks import NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
+from kdedge.teacher_cache.build import build, open_cache
+from kdedge.teacher_cache.folder import CacheFolder
+from kdedge.teacher_cache.root import cache_root
 from kdedge.training.checkpoint import load_tensors, save_tensors
-from kdedge.training.feeds import Feed, make_feed
+from kdedge.training.feeds import Feed
 from kdedge.training.loop import place, train
+from kdedge.training.material import Material, load_material
 from kdedge.training.objective import Objective
 from kdedge.training.optimization import cpu_has_bfloat16
 from kdedge.training.stage import Setting, Stage
-
-
-@dataclass(frozen=True)
-class DistillResult:
-    """What a run left.
-
-    Attributes:
-        bundle: The opened bundle.
-        metrics: ``teacher``, ``student_float``, ``student_int8`` on the test split; None where there is none.
-        time_s: Seconds by stage, and ``total``.
-        energy_j: Joules by stage, and ``total``; None where unmeasured.
-        unmeasured: Why a figure is None.
-    """
-
-    bundle: Bundle
-    metrics: dict[str, Scores | None]
-    time_s: dict[str, float]
-    energy_j: dict[str, float | None]
-    unmeasured: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {
-            "bundle": str(self.bundle.path),
-            "metrics": {name: None if m is None else m.to_dict() for name, m in self.metrics.items()},
-            "time_s": self.time_s,
-            "energy_j": self.energy_j,
-            "unmeasured": self.unmeasured,
-        }
 
 
 def distill(
@@ -77,6 +53,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     reuse: Path | None = None,
+    cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> DistillResult:
     """Train what the recipe says and write ``out/bundle``.
@@ -90,6 +67,7 @@ def distill(
         resume: Go on with the run in ``out``; with a finished one, give its results again.
         overwrite: Start anew where ``out`` already holds a run.
         reuse: An earlier run: its stages that this one would train alike are copied, not trained again.
+        cache_dir: Where caches lie that outlive the run, see ``teacher_cache.root.cache_root``.
         progress: Shows the run; silent by default.
 
     Returns:
@@ -102,9 +80,8 @@ def distill(
     progress = progress or Silent()
     if student is not None:
         recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
-    splits = load_data(recipe.data, data, recipe.task)
-    preprocessing = FIT[recipe.task](recipe, splits, teacher)
-    splits = splits.encoded(preprocessing.encode)
+    material = load_material(recipe, data, teacher)
+    splits, preprocessing = material.splits, material.preprocessing
     identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made_of = stage_hashes(recipe, splits.fingerprint, teacher, device)
@@ -129,16 +106,10 @@ def distill(
     if reuse is not None:
         taken = run.take_over(reuse)
         progress.say(f"taken from {reuse}: {', '.join(taken) or 'nothing, every stage would be trained otherwise'}")
-    feed = make_feed(
-        splits.train,
-        preprocessing,
-        recipe.augment,
-        seed=recipe.seed,
-        classes=len(splits.labels),
-        group_by_length=recipe.text.group_by_length,
+    setting = Setting(
+        material.feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress
     )
-    setting = Setting(feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress)
-    pipeline = _Pipeline(recipe, splits, preprocessing, run, setting, EnergyMeter())
+    pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
     teacher_net = pipeline.teacher(teacher)
     student_net = pipeline.student(teacher_net)
     prepared = pipeline.qat(student_net, teacher_net)
@@ -164,11 +135,21 @@ class _Pipeline:
     """The stages of one run; each is skipped where it is finished."""
 
     recipe: DistillRecipe
-    splits: DataSplits[Any]
-    preprocessing: Preprocessing
+    material: Material
     run: RunFolder
     setting: Setting
     meter: EnergyMeter
+    caches: Path
+
+    @property
+    def splits(self) -> DataSplits[Any]:
+        """The data."""
+        return self.material.splits
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the teacher's inputs."""
+        return self.material.preprocessing
 
     def teacher(self, spec: str | None) -> nn.Module | None:
         """The teacher in eval mode, trained where it has to be; None where nothing follows one."""
@@ -177,14 +158,15 @@ class _Pipeline:
             return None
         folder = self.run.folder / "teacher"
         if self.run.finished("teacher") and (folder / WEIGHTS).exists():
-            return self._frozen(load_teacher(folder, self.splits, self.preprocessing).net)
+            net = load_teacher(folder, self.splits, self.preprocessing).net
+            return self._frozen(place(net, self.setting.device))
         torch.manual_seed(_seed(recipe.seed, "teacher init"))
         found = find_teacher(spec, recipe, self.splits, self.preprocessing)
         net = place(found.net, self.setting.device)
         if found.to_train is None:
             self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
         else:
-            figures = self._train(net, _alone("teacher", found.to_train.training))
+            figures = self._train(net, Stage.alone("teacher", found.to_train.training))
             save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
             self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
         self._say("teacher", f"{found.name}: ")
@@ -202,6 +184,7 @@ class _Pipeline:
             load_tensors(net, path)
             return net.eval()
         objective = Objective(recipe.distillation, recipe.student.training.label_smoothing)
+        stored = None if teacher is None else self._stored(teacher)
         stage = Stage(
             "student",
             recipe.student.training,
@@ -210,12 +193,30 @@ class _Pipeline:
             projection=projection(net, teacher, recipe.distillation) if objective.needs_states else None,
             guide_precision=recipe.distillation.teacher_precision,
             cached_views=recipe.distillation.cached_views,
+            stored=stored,
         )
         figures = self._train(net, stage)
+        if stored is not None:
+            stored.close()
         save_tensors(net, path)
         self.run.finish("student", **figures, **self._test(net))
         self._say("student")
         return net.eval()
+
+    def _stored(self, teacher: nn.Module) -> CacheFolder | None:
+        """The teacher's logits in files, all that the student will need; None where they are kept in memory."""
+        recipe, setting = self.recipe, self.setting
+        if recipe.distillation.cache != "shared":
+            return None
+        views = min(recipe.distillation.cached_views, recipe.student.training.epochs)
+        self.meter.begin("cache")
+        cache = open_cache(recipe, self.material, teacher, self.caches, setting.device)
+        built = build(cache, views, recipe, self.material.feed, teacher, setting.device, setting.progress)
+        energy = self.meter.end("cache")
+        setting.log.write("cache", path=str(cache.folder), **dataclasses.asdict(built))
+        if built.built_shards:
+            self.run.finish("cache", time_s=built.time_s, energy_j=energy.energy_j, energy_reason=energy.reason)
+        return cache
 
     def qat(self, student: nn.Module, teacher: nn.Module | None) -> GraphModule | None:
         """The student after quantization-aware training; None where the recipe wants no QAT."""
@@ -265,7 +266,7 @@ class _Pipeline:
         metrics = {
             new: scores_from_dict(finished[old]["metrics"]) if old in finished else None for old, new in names.items()
         }
-        figures = self._figures(finished)
+        figures = run_figures(finished, self.meter.sources)
         bundle = write_bundle(
             self.run.folder / "bundle",
             recipe=self.recipe,
@@ -281,22 +282,6 @@ class _Pipeline:
             },
         )
         return DistillResult(bundle, metrics, figures["time_s"], figures["energy_j"], figures["unmeasured"])
-
-    def _figures(self, finished: dict[str, Any]) -> dict[str, Any]:
-        trained = {stage: f for stage, f in finished.items() if "time_s" in f}
-        time_s = {stage: float(f["time_s"]) for stage, f in trained.items()}
-        energy_j = {stage: f["energy_j"] for stage, f in trained.items()}
-        measured = [j for j in energy_j.values() if j is not None]
-        whole = len(measured) == len(energy_j) and bool(measured)
-        unmeasured = {f"energy_j.{stage}": f["energy_reason"] for stage, f in trained.items() if f["energy_j"] is None}
-        if not whole:
-            unmeasured["energy_j.total"] = next(iter(unmeasured.values()), "nothing was trained")
-        return {
-            "time_s": {**time_s, "total": sum(time_s.values())},
-            "energy_j": {**energy_j, "total": sum(measured) if whole else None},
-            "energy_sources": list(self.meter.sources),
-            "unmeasured": unmeasured,
-        }
 
     def _train(self, net: nn.Module, stage: Stage, feed: Feed | None = None) -> dict[str, Any]:
         setting = self.setting if feed is None else dataclasses.replace(self.setting, feed=feed)
@@ -343,11 +328,6 @@ class _Pipeline:
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:
         return net.eval().requires_grad_(False)
-
-
-def _alone(name: str, training: TrainingRecipe) -> Stage:
-    """A stage that learns from labels."""
-    return Stage(name, training, objective=Objective(label_smoothing=training.label_smoothing))
 
 
 def _guides(choice: str, student: nn.Module, teacher: nn.Module | None) -> tuple[nn.Module, ...]:

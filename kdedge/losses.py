@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +49,46 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         reduction="batchmean",
         log_target=True,
     )
+
+
+def top_logits(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest logits z of each row, and one value in place of all others.
+
+    rest = T · log(Σ exp(z_i / T) / (C − k)), over the C − k other classes: with it in the place of each of them, a
+    softmax at T gives the k classes their own probabilities, and the others their own mass.
+
+    Args:
+        logits: float32 [N, C].
+        k: At most C.
+        temperature: T > 0, at which the mass is kept.
+
+    Returns:
+        (int64 [N, k], float32 [N, k], float32 [N]): classes and logits, the largest first; rest, −inf where k = C.
+    """
+    values, classes = logits.topk(k, dim=1)
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, classes, False)
+    mass = (logits / temperature).masked_fill(~others, -torch.inf).logsumexp(1)
+    return classes, values, temperature * (mass - math.log(max(1, logits.shape[1] - k)))
+
+
+def marginal_smoothing(classes: Tensor, values: Tensor, rest: Tensor, count: int) -> Tensor:
+    """Logits whose softmax spreads what the top classes leave evenly over the others.
+
+    The "marginal smoothing" of Shen & Xing 2022 (A Fast Knowledge Distillation Framework for Visual Recognition,
+    arXiv:2112.01528), there of probabilities at T = 1: q_i = p_i for the k top classes, q_i = (1 − Σ p) / (C − k) for
+    the others. ``softened_kl`` of these logits at the T of ``top_logits`` is the KL from that q; with k = C it is the
+    KL from the whole softmax.
+
+    Args:
+        classes: int64 [N, k], see ``top_logits``.
+        values: float32 [N, k].
+        rest: float32 [N].
+        count: C.
+
+    Returns:
+        float32 [N, C].
+    """
+    return rest.unsqueeze(1).repeat(1, count).scatter(1, classes, values)
 
 
 def decoupled_kd(

@@ -19,6 +19,7 @@ Schedule = Literal["cosine", "constant"]
 QatTeacher = Literal["teacher", "student", "both", "none"]
 LogitLoss = Literal["kd", "dkd"]
 HiddenLoss = Literal["cosine", "mse"]
+CacheKind = Literal["run", "shared"]
 
 
 def _check(condition: bool, key: str, says: str) -> None:
@@ -242,6 +243,11 @@ class DistillationRecipe:
         teacher_precision: Of the teacher's forward pass, as ``training.precision``.
         cached_views: Each sample is shown in so many views, cycled over the epochs; the teacher scores a view
             once and its logits are replayed. 0: new views every epoch, the teacher always on the fly.
+        cache: Where these logits stay: ``run`` keeps them in memory until the student is trained; ``shared`` builds
+            them into files before it is (`kdedge cache`), which every run with the same teacher, data, augmentation
+            and seed replays, and which may be larger than memory.
+        cache_top_k: Of ``shared``: keep so many logits of a sample, the largest, and the mass of the others at this
+            temperature, spread evenly over them (Shen & Xing 2022, arXiv:2112.01528); 0 keeps all.
     """
 
     temperature: float = 3.0
@@ -254,6 +260,8 @@ class DistillationRecipe:
     attention_weight: float = 0.0
     teacher_precision: Precision = "auto"
     cached_views: int = 0
+    cache: CacheKind = "run"
+    cache_top_k: int = 0
 
     def __post_init__(self) -> None:
         for key in ("dkd_alpha", "dkd_beta", "hidden_weight", "attention_weight"):
@@ -261,6 +269,12 @@ class DistillationRecipe:
         _check(self.temperature > 0, "distillation.temperature", "must be above 0")
         _check(0 <= self.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
         _check(self.cached_views >= 0, "distillation.cached_views", "must be 0 or more")
+        shared = self.cache == "shared"
+        _check(not shared or self.cached_views > 0, "distillation.cached_views", "must be above 0 for a shared cache")
+        _check(self.cache_top_k >= 0, "distillation.cache_top_k", "must be 0 logits or more")
+        _check(shared or not self.cache_top_k, "distillation.cache_top_k", "must be 0 but for a shared cache")
+        says = "must be 0 for 'dkd', which weighs the order of all classes"
+        _check(self.loss == "kd" or not self.cache_top_k, "distillation.cache_top_k", says)
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,9 @@ class _Adapted(nn.Module):
         self.register_buffer("shift", shift.view(1, -1, 1, 1))
         self.register_buffer("order", None if order is None else torch.tensor(order))
 
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
     def forward(self, images: Tensor) -> Tensor:
         x = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
         if self.size is not None and tuple(x.shape[-2:]) != self.size:

@@ -11,6 +11,7 @@ import kdedge.cli.inspect
 import kdedge.cli.bench
 import kdedge.cli.report
 import kdedge.cli.recipes
+import kdedge.cli.cache
 import kdedge.cli.device
 from kdedge.cli.app import app
 

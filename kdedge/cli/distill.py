@@ -10,7 +10,7 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
-from kdedge.cli.options import Data, HostThreads, Json, use_threads
+from kdedge.cli.options import CacheDir, Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
     from kdedge.distillation import DistillResult
@@ -41,6 +41,7 @@ def distill(
         Optional[Path],  # noqa: UP045
         typer.Option("--reuse", metavar="RUN", help="Copy what the run in RUN trained and this one would train alike."),
     ] = None,
+    cache_dir: CacheDir = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where DIR holds a run.")] = False,
     threads: HostThreads = None,
     as_json: Json = False,
@@ -62,7 +63,7 @@ def distill(
         with output.libraries_on_stderr():
             result = run(
                 chosen, out=folder, data=data, teacher=teacher, student=student,
-                resume=resume, overwrite=overwrite, reuse=reuse, progress=Live(),
+                resume=resume, overwrite=overwrite, reuse=reuse, cache_dir=cache_dir, progress=Live(),
             )  # fmt: skip
     except KeyboardInterrupt:
         output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume (and the same options)")

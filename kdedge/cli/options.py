@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -16,6 +17,12 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the r
 HostThreads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--threads", min=1, help="Threads of torch; by default the processors that this process may use."),
+]
+CacheDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--cache-dir", metavar="DIR", help="Of the caches; else KDEDGE_CACHE_DIR, else the user's cache folder."
+    ),
 ]
 
 

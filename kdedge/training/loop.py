@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdedge.errors import CheckError
 from kdedge.small_maps import products_on_small_maps
-from kdedge.teacher_cache import TeacherCache
+from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.checkpoint import stoppable
 from kdedge.training.feeds import Batch
 from kdedge.training.objective import Outputs, States, share_right
@@ -112,7 +112,7 @@ def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
         )
 
 
-def _guide(stage: Stage, batch: Batch, cache: TeacherCache | None, *, view: int, index: Tensor) -> States | None:
+def _guide(stage: Stage, batch: Batch, cache: ViewLogits | None, *, view: int, index: Tensor) -> States | None:
     """What the guides make of these views, logits from the cache where it has them; None without guides."""
     if not stage.guides or not stage.objective.needs_guides:
         return None

@@ -11,6 +11,7 @@ from torch import nn
 from kdedge.examples import Examples, Preprocessing
 from kdedge.progress import JsonLog, Progress
 from kdedge.recipe import Precision, TrainingRecipe
+from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.feeds import Feed
 from kdedge.training.objective import Objective
 
@@ -29,6 +30,7 @@ class Stage:
         guide_precision: Autocast of the guides' forward pass.
         cached_views: Views a sample that are cycled over the epochs, their guide logits replayed; 0 for none. Without
             guides there is nothing to replay, and every epoch has new views.
+        stored: Where their logits are kept, all of them; None keeps them in memory as they come by.
     """
 
     name: str
@@ -39,6 +41,12 @@ class Stage:
     observer_fraction: float | None = None
     guide_precision: Precision = "auto"
     cached_views: int = 0
+    stored: ViewLogits | None = None
+
+    @classmethod
+    def alone(cls, name: str, training: TrainingRecipe) -> Stage:
+        """A stage that learns from labels."""
+        return cls(name, training, objective=Objective(label_smoothing=training.label_smoothing))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from kdedge import quantize
 from kdedge.evaluation import evaluate
-from kdedge.teacher_cache import TeacherCache
+from kdedge.teacher_cache.memory import TeacherCache, ViewLogits
 from kdedge.training.averaging import WeightAverage
 from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.training.optimization import make_optimizer
@@ -53,8 +53,9 @@ class StageRun:
         self.path = setting.folder / f"{stage.name}.pt"
         self.trained = nn.ModuleList([net] if stage.projection is None else [net, stage.projection])
         self.optimizer = make_optimizer(self.trained, recipe)
-        cached = bool(stage.cached_views and stage.guides)
-        self.cache = TeacherCache(stage.cached_views, len(setting.feed)) if cached else None
+        in_memory = bool(stage.cached_views and stage.guides) and stage.stored is None
+        self._memory = TeacherCache(stage.cached_views, len(setting.feed)) if in_memory else None
+        self.cache: ViewLogits | None = stage.stored or self._memory
         self.average = WeightAverage(net, recipe.ema_decay) if recipe.ema_decay else None
         self.patience = Patience(recipe.patience or None)
         self.at = Position()
@@ -106,7 +107,7 @@ class StageRun:
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "cache": None if self.cache is None else self.cache.state(),
+            "cache": None if self._memory is None else self._memory.state(),
             "average": None if self.average is None else self.average.state_dict(),
             "patience": self.patience.state_dict(),
             "position": dataclasses.asdict(self.at),
@@ -123,8 +124,8 @@ class StageRun:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        if self.cache is not None:
-            self.cache.restore(state["cache"])
+        if self._memory is not None:
+            self._memory.restore(state["cache"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.patience.load_state_dict(state["patience"])

@@ -5,7 +5,7 @@ import torch
 from kdedge.images.augment import epoch_views
 from kdedge.images.mixing import EpochMixes, epoch_mixes
 from kdedge.recipe import AugmentRecipe
-from kdedge.teacher_cache import TeacherCache
+from kdedge.teacher_cache.memory import TeacherCache
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,7 +11,9 @@ from kdedge.losses import (
     decoupled_kd,
     hidden_cosine,
     hidden_mse,
+    marginal_smoothing,
     softened_kl,
+    top_logits,
 )
 from torch import Tensor, nn
 from torch.nn import functional
@@ -208,3 +210,38 @@ def test_nets_that_do_not_fit_are_refused_with_both_numbers() -> None:
         hidden_mse(torch.ones(1, 2, 384), torch.ones(1, 2, 768), torch.ones(1, 2), nn.Linear(312, 768))
     with pytest.raises(ModelError, match=r"hidden sizes differ: projection 512, teacher 768"):
         hidden_mse(torch.ones(1, 2, 384), torch.ones(1, 2, 768), torch.ones(1, 2), nn.Linear(384, 512))
+
+
+def test_top_logits_keep_the_probabilities_of_their_classes_and_the_mass_of_the_others() -> None:
+    """Against marginal smoothing written out: q = p for the top classes, the rest of the mass evenly over the others."""
+    torch.manual_seed(0)
+    teacher, student = torch.randn(5, 12) * 4, torch.randn(5, 12, requires_grad=True)
+    for temperature in (1.0, 3.0):
+        p = torch.softmax(teacher / temperature, 1)
+        top = p.topk(4).indices
+        q = ((1 - p.gather(1, top).sum(1, keepdim=True)) / 8).repeat(1, 12).scatter(1, top, p.gather(1, top))
+        kept = marginal_smoothing(*top_logits(teacher, 4, temperature), 12)
+        torch.testing.assert_close(torch.softmax(kept / temperature, 1), q)
+        log_student = torch.log_softmax(student / temperature, 1)
+        by_hand = temperature**2 * (q * (q.log() - log_student)).sum(1).mean()
+        torch.testing.assert_close(softened_kl(student, kept, temperature), by_hand)
+
+
+def test_all_logits_kept_are_the_whole_teacher() -> None:
+    torch.manual_seed(0)
+    teacher, student = torch.randn(5, 12), torch.randn(5, 12)
+    kept = marginal_smoothing(*top_logits(teacher, 12, 3.0), 12)
+    assert torch.equal(kept, teacher)
+    assert torch.equal(softened_kl(student, kept, 3.0), softened_kl(student, teacher, 3.0))
+
+
+def test_fewer_logits_lose_information_monotonically() -> None:
+    """The divergence of what is kept from the whole teacher falls to zero as more of it is kept."""
+    torch.manual_seed(0)
+    teacher = torch.randn(50, 30) * 3
+    lost = [
+        float(softened_kl(marginal_smoothing(*top_logits(teacher, k, 2.0), 30), teacher, 2.0)) for k in range(1, 31)
+    ]
+    assert lost == sorted(lost, reverse=True)
+    assert lost[0] > 0.1
+    assert abs(lost[-1]) < 1e-6

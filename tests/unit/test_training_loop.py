@@ -16,7 +16,7 @@ from kdedge.errors import CheckError, UserError
 from kdedge.images.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
 from kdedge.recipe import AugmentRecipe, DataRecipe, DistillationRecipe, TrainingRecipe
-from kdedge.teacher_cache import TeacherCache
+from kdedge.teacher_cache.memory import TeacherCache
 from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.training.feeds import ImageFeed
 from kdedge.training.loop import train

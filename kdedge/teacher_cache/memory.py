@@ -1,4 +1,4 @@
-"""Teacher outputs, computed once and replayed with the very views that they were computed on.
+"""A teacher's logits for one run, in memory: computed once and replayed with the very views that they were computed on.
 
 A view is (sample, view number): its augmentation comes from counters (``augment.epoch_views``), so that the student
 sees bit for bit the pixels that the teacher saw (Beyer et al. 2022, arXiv:2106.05237, on why the views must agree).
@@ -7,10 +7,17 @@ sees bit for bit the pixels that the teacher saw (Beyer et al. 2022, arXiv:2106.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+
+
+class ViewLogits(Protocol):
+    """What the loop replays."""
+
+    def logits(self, view: int, index: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """See ``TeacherCache``."""
 
 
 class TeacherCache:

@@ -1,0 +1,62 @@
+"""What a run left: its bundle, scores, seconds and joules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdedge.bundle import Bundle
+from kdedge.metrics import Scores
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a run left.
+
+    Attributes:
+        bundle: The opened bundle.
+        metrics: ``teacher``, ``student_float``, ``student_int8`` on the test split; None where there is none.
+        time_s: Seconds by stage, and ``total``; of ``cache``, without what a killed process spent.
+        energy_j: Joules by stage, and ``total``; None where unmeasured.
+        unmeasured: Why a figure is None.
+    """
+
+    bundle: Bundle
+    metrics: dict[str, Scores | None]
+    time_s: dict[str, float]
+    energy_j: dict[str, float | None]
+    unmeasured: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "bundle": str(self.bundle.path),
+            "metrics": {name: None if m is None else m.to_dict() for name, m in self.metrics.items()},
+            "time_s": self.time_s,
+            "energy_j": self.energy_j,
+            "unmeasured": self.unmeasured,
+        }
+
+
+def run_figures(finished: dict[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    """Seconds and joules by stage, as the manifest keeps them.
+
+    Args:
+        finished: Stage -> figures, as ``RunFolder`` keeps them.
+        sources: What measured the joules.
+    """
+    trained = {stage: f for stage, f in finished.items() if "time_s" in f}
+    time_s = {stage: float(f["time_s"]) for stage, f in trained.items()}
+    energy_j = {stage: f["energy_j"] for stage, f in trained.items()}
+    measured = [j for j in energy_j.values() if j is not None]
+    whole = len(measured) == len(energy_j) and bool(measured)
+    unmeasured = {f"energy_j.{stage}": f["energy_reason"] for stage, f in trained.items() if f["energy_j"] is None}
+    if not whole:
+        unmeasured["energy_j.total"] = next(iter(unmeasured.values()), "nothing was trained")
+    return {
+        "time_s": {**time_s, "total": sum(time_s.values())},
+        "energy_j": {**energy_j, "total": sum(measured) if whole else None},
+        "energy_sources": list(sources),
+        "unmeasured": unmeasured,
+    }
