@@ -33,6 +33,7 @@ from kdedge.tasks import NOUNS
 from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
 from kdedge.teacher_cache.build import build, open_cache
 from kdedge.teacher_cache.folder import CacheFolder
+from kdedge.teacher_cache.memory import memory_note
 from kdedge.teacher_cache.root import cache_root
 from kdedge.training.checkpoint import load_tensors, save_tensors
 from kdedge.training.feeds import Feed
@@ -206,11 +207,16 @@ class _Pipeline:
     def _stored(self, teacher: nn.Module) -> CacheFolder | None:
         """The teacher's logits in files, all that the student will need; None where they are kept in memory."""
         recipe, setting = self.recipe, self.setting
-        if recipe.distillation.cache != "shared":
+        wish = recipe.distillation
+        if wish.cache != "shared":
+            held = memory_note(wish.cached_views, len(setting.feed), output_count(self.splits.labels))
+            if held is not None:
+                setting.progress.say(held)
             return None
-        views = min(recipe.distillation.cached_views, recipe.student.training.epochs)
+        views = min(wish.cached_views, recipe.student.training.epochs)
+        name = self.run.state["finished"]["teacher"]["name"]
         self.meter.begin("cache")
-        cache = open_cache(recipe, self.material, teacher, self.caches, setting.device)
+        cache = open_cache(recipe, self.material, teacher, self.caches, setting.device, name=name)
         built = build(cache, views, recipe, self.material.feed, teacher, setting.device, setting.progress)
         energy = self.meter.end("cache")
         setting.log.write("cache", path=str(cache.folder), **dataclasses.asdict(built))

@@ -126,6 +126,8 @@ def prune(
     else:
         chosen = caches.list_caches(root)
     removed, used = (chosen, []) if dry_run else caches.remove_caches(chosen)
+    if not dry_run:
+        caches.remove_leftovers(root)
     freed_bytes = sum(one.size_bytes for one in removed)
     if as_json:
         keys = {"removed": [one.key for one in removed], "in_use": [one.key for one in used]}

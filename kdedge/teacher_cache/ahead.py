@@ -42,7 +42,7 @@ def build_ahead(
         raise ModelError(f"the teacher '{found.name}' has to be trained first", cure=_TRAINED)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = place(found.net, device).eval().requires_grad_(False)
-    cache = open_cache(recipe, material, net, cache_root(cache_dir), device)
+    cache = open_cache(recipe, material, net, cache_root(cache_dir), device, name=found.name)
     try:
         return cache.folder, build(
             cache, recipe.distillation.cached_views, recipe, material.feed, net, device, progress

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdedge.bundle import library_versions
-from kdedge.errors import CheckError
+from kdedge.errors import CheckError, ModelError
 from kdedge.losses import cross_entropy, top_logits
 from kdedge.progress import Progress
 from kdedge.recipe import DistillRecipe, Precision
@@ -45,7 +45,9 @@ class Built:
     time_s: float
 
 
-def open_cache(recipe: DistillRecipe, material: Material, teacher: nn.Module, root: Path, device: str) -> CacheFolder:
+def open_cache(
+    recipe: DistillRecipe, material: Material, teacher: nn.Module, root: Path, device: str, *, name: str = ""
+) -> CacheFolder:
     """The cache of this teacher's logits, begun where there is none.
 
     Args:
@@ -54,6 +56,7 @@ def open_cache(recipe: DistillRecipe, material: Material, teacher: nn.Module, ro
         teacher: On ``device``, in eval mode.
         root: Of all caches.
         device: ``cpu`` or ``cuda``.
+        name: Of the teacher, for `kdedge cache info`.
 
     Raises:
         UserError: see ``CacheFolder``.
@@ -62,7 +65,7 @@ def open_cache(recipe: DistillRecipe, material: Material, teacher: nn.Module, ro
     parts = made_of(recipe, material, teacher, layout, device)
     about = {
         "recipe": recipe.name,
-        "teacher": recipe.teacher.model,
+        "teacher": name or recipe.teacher.model,
         "data": material.splits.source,
         "device": device,
         "versions": library_versions(),
@@ -89,6 +92,7 @@ def build(
     Raises:
         UserError: the disk is full.
         CheckError: the teacher's logits are not finite.
+        ModelError: they are not of the data's classes.
     """
     started = time.monotonic()
     missing = cache.prepare(views, say.say)
@@ -165,6 +169,9 @@ class _Work:
         dtype = autocast_dtype(self.precision, self.device)
         with torch.autocast(self.device, dtype or torch.bfloat16, enabled=dtype is not None):
             logits = guide_logits((self.teacher,), given.guide_inputs)
+        wanted = (len(index), self.cache.layout.classes)
+        if tuple(logits.shape) != wanted:
+            raise ModelError(f"the teacher returns logits of shape {tuple(logits.shape)}, not {wanted}")
         if not bool(torch.isfinite(logits.half()).all()):
             raise CheckError(
                 "the teacher's logits are not finite in float16",

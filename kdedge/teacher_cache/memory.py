@@ -20,6 +20,20 @@ class ViewLogits(Protocol):
         """See ``TeacherCache``."""
 
 
+NOTED_BYTES = 1 << 30
+
+
+def memory_note(views: int, samples: int, classes: int) -> str | None:
+    """What a user should know who keeps many logits in memory, in one line; None for few."""
+    size_bytes = views * samples * classes * 2
+    if size_bytes < NOTED_BYTES:
+        return None
+    return (
+        f"note: the teacher's logits of {views} views take {size_bytes / 1e9:.1f} GB of memory and of each checkpoint; "
+        'distillation.cache = "shared" keeps them in files'
+    )
+
+
 class TeacherCache:
     """Logits float16 [views, samples, ...] in memory, filled as views come by.
 

@@ -18,6 +18,7 @@ from kdedge.teacher_cache.layout import Layout
 from kdedge.teacher_cache.view_file import ViewFile
 
 _NAME = re.compile(f"[0-9a-f]{{{KEY_LETTERS}}}")
+_DOOMED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 _UNIT_S = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -117,6 +118,13 @@ def remove_caches(chosen: Sequence[CacheInfo]) -> tuple[list[CacheInfo], list[Ca
             claims.close()
         removed.append(info)
     return removed, used
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a prune that was killed has left."""
+    for path in root.glob(".*") if root.is_dir() else ():
+        if _DOOMED.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def older_than(caches: Sequence[CacheInfo], age_s: float) -> list[CacheInfo]:

@@ -15,8 +15,8 @@ import pytest
 from kdedge.bundle import Bundle
 
 COMMANDS = [
-    ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["device"],
-    ["recipes", "show"],
+    ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["cache"], ["device"],
+    ["recipes", "show"], ["cache", "build"], ["cache", "info"], ["cache", "prune"],
     ["device", "add"], ["device", "list"], ["device", "check"], ["device", "setup"], ["device", "remove"],
 ]  # fmt: skip
 

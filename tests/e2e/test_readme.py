@@ -48,14 +48,15 @@ def folder(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        words, cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "KDEDGE_CACHE_DIR": str(folder / "caches"), **environment},
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
 
 def test_there_are_commands_of_every_kind() -> None:
     assert {line.split()[1] for line in COMMANDS} == {
-        "recipes", "distill", "export", "inspect", "eval", "bench", "device", "report"
+        "recipes", "distill", "cache", "export", "inspect", "eval", "bench", "device", "report"
     }  # fmt: skip
 
 

@@ -213,7 +213,7 @@ def test_nets_that_do_not_fit_are_refused_with_both_numbers() -> None:
 
 
 def test_top_logits_keep_the_probabilities_of_their_classes_and_the_mass_of_the_others() -> None:
-    """Against marginal smoothing written out: q = p for the top classes, the rest of the mass evenly over the others."""
+    """Against marginal smoothing written out: q = p for the top classes, the other mass spread evenly."""
     torch.manual_seed(0)
     teacher, student = torch.randn(5, 12) * 4, torch.randn(5, 12, requires_grad=True)
     for temperature in (1.0, 3.0):

@@ -16,7 +16,8 @@ from kdedge.files import read_json, write_json
 from kdedge.teacher_cache.build import stored
 from kdedge.teacher_cache.folder import MANIFEST, CacheFolder
 from kdedge.teacher_cache.layout import SHARD_SAMPLES, Layout
-from kdedge.teacher_cache.root import find_cache, list_caches, older_than, parse_age_s, remove_caches
+from kdedge.teacher_cache.memory import memory_note
+from kdedge.teacher_cache.root import find_cache, list_caches, older_than, parse_age_s, remove_caches, remove_leftovers
 from kdedge.teacher_cache.view_file import ViewFile
 
 KEY = "0123456789abcdef" * 4
@@ -164,7 +165,8 @@ for batch in range(1000):
     cache.logits(batch % 10, torch.randint(1_000_000, (128,), generator=random))
     most = max(most, resident_bytes())
 last = cache.logits(9, torch.tensor([999_999]))[0]
-print(json.dumps({"size": size_bytes, "growth": most - before, "last": bool((last == torch.arange(1000).half()).all())}))
+whole = bool((last == torch.arange(1000).half()).all())
+print(json.dumps({"size": size_bytes, "growth": most - before, "last": whole}))
 """
 
 
@@ -230,7 +232,14 @@ def test_caches_are_listed_found_and_removed(tmp_path: Path) -> None:
     assert older_than([info], 3600) == []
     assert older_than([info], -1) == [info]
     assert remove_caches([info]) == ([info], [])
+    (tmp_path / f".{KEY[:16]}.4711").mkdir()  # of a prune that was killed
+    remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_many_logits_in_memory_are_said() -> None:
+    assert memory_note(6, 50_000, 10) is None
+    assert "6 views take 15.4 GB of memory" in (memory_note(6, 1_281_167, 1000) or "")
 
 
 def test_ages() -> None:

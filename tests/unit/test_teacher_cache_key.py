@@ -1,4 +1,4 @@
-"""What a cache's key says, and that its views are those that the loop shows the student."""
+"""What a cache's key says, and what a recipe may ask of a cache."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 import torch
 from kdedge.data.images import ImageSet
-from kdedge.errors import CheckError, RecipeError
+from kdedge.errors import RecipeError
 from kdedge.models import TEACHERS
 from kdedge.models import build as build_net
-from kdedge.progress import Silent
 from kdedge.recipe import DistillRecipe, ModelRecipe, TrainingRecipe, told
 from kdedge.recipe_file import load_recipe
-from kdedge.teacher_cache.build import build, open_cache
 from kdedge.teacher_cache.key import key_of, layout_of, made_of, structure_sha256, weights_sha256
 from kdedge.training.material import Material, load_material
 from torch import nn
@@ -130,34 +128,6 @@ def test_an_augmentation_that_works_otherwise_has_another_key(base: str, monkeyp
 
     monkeypatch.setattr(module, "_crop", shifted)
     assert key(*given(), teacher()) != base
-
-
-@pytest.mark.parametrize("mixing", [[], ["augment.mixup_alpha=0.4", "augment.cutmix_alpha=1.0"]])
-def test_the_stored_logits_are_those_of_the_very_pixels_that_the_loop_shows(tmp_path: Path, mixing: list[str]) -> None:
-    recipe, material = given(*mixing)
-    net = teacher()
-    cache = open_cache(recipe, material, net, tmp_path, "cpu")
-    built = build(cache, 2, recipe, material.feed, net, "cpu", Silent())
-    assert (built.found_shards, built.built_shards) == (0, 4)
-    for view in (1, 0):
-        indices = list(torch.randperm(len(material.feed)).split(100))
-        for index, batch in zip(
-            indices, material.feed.batches("student", view, 8, indices, "cpu", guided=True), strict=True
-        ):
-            truth, read = net(*batch.guide_inputs), cache.logits(view, index)
-            # One step of float16: in another batch the last bit of a float32 sum may differ, and round otherwise.
-            torch.testing.assert_close(read, truth, rtol=2**-10, atol=1e-5)
-    again = build(open_cache(recipe, material, net, tmp_path, "cpu"), 3, recipe, material.feed, net, "cpu", Silent())
-    assert (again.found_shards, again.built_shards) == (4, 2)  # more views of the same cache
-
-
-def test_logits_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
-    recipe, material = given()
-    net = nn.Sequential(teacher(), nn.Linear(10, 10)).requires_grad_(False)
-    with torch.no_grad():
-        net[1].bias.fill_(1e5)  # type: ignore[operator, union-attr]
-    with pytest.raises(CheckError, match="not finite in float16"):
-        build(open_cache(recipe, material, net, tmp_path, "cpu"), 1, recipe, material.feed, net, "cpu", Silent())
 
 
 @pytest.mark.parametrize(
