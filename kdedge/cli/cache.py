@@ -117,7 +117,7 @@ def prune(
     from kdedge.teacher_cache import root as caches
 
     if sum((key is not None, older_than is not None, everything)) != 1:
-        raise UserError("kdedge cache prune: which ones?", cure="Give one of KEY, --older-than AGE, --all")
+        raise UserError("kdedge cache prune: no cache is named", cure="Give one of KEY, --older-than AGE, --all")
     root = caches.cache_root(cache_dir)
     if key is not None:
         chosen = [caches.find_cache(root, key)]

@@ -136,7 +136,7 @@ def test_build_info_and_prune(first: tuple[Path, Path], tmp_path: Path) -> None:
     assert f"removed {built['key']}" in kdedge("cache", "prune", built["key"][:5], *at).stdout
     assert json.loads(kdedge("cache", "info", *at, "--json").stdout) == []
     for words, says in (
-        (["prune"], "which ones?"),
+        (["prune"], "no cache is named"),
         (["prune", "--older-than", "soon"], "no age"),
         (["info", "ffff"], "no teacher's cache"),
         (["build", "digits", "--set=distillation.cached_views=1"], "has to be trained first"),

@@ -35,7 +35,7 @@ def built_as_shown(recipe: DistillRecipe, material: Material, net: nn.Module, ro
     built = build(cache, 2, recipe, material.feed, net, "cpu", Silent())
     assert (built.found_shards, built.built_shards) == (0, 2 * cache.layout.shards)
     for view in (1, 0):
-        indices = list(torch.randperm(len(material.feed)).split(100))
+        indices = list(torch.split(torch.randperm(len(material.feed)), 100))
         shown = material.feed.batches("student", view, material.feed.image_size, indices, "cpu", guided=True)
         for index, batch in zip(indices, shown, strict=True):
             truth, read = net(*batch.guide_inputs), cache.logits(view, index)
