@@ -100,10 +100,10 @@ def build(
     found = views * cache.layout.shards - absent
     work = _Work(cache, recipe, feed, teacher, device, say, found)
     if not absent:
-        say.say(f"cache    replayed: {views} views in {cache.folder}")
+        say.say(f"cache    all there: {cache.folder}")
     else:
         size_mb = views * cache.view(0).size_bytes / 1e6
-        say.say(f"cache    {views} views, {size_mb:.1f} MB in {cache.folder}: {absent} shards to build")
+        say.say(f"cache    {absent} of {found + absent} shards to build: {cache.folder}, {size_mb:.1f} MB")
         say.begin("cache", found + absent, found)
         try:
             for view, shards in missing.items():
