@@ -159,6 +159,9 @@ class TrainingRecipe:
             ``bfloat16`` falls back to float32, and says so, on a CPU that would only emulate it.
         start_size: Pixels in the first epochs (progressive resizing): grows linearly, in steps of 4,
             to ``data.image_size`` over the first 60% of the epochs; 0 keeps the full size throughout.
+        start_depth: Share of the residual blocks that the first epochs train (progressive depth); the others join,
+            evenly over the net and as identities at first, until half of the epochs are over; 1 trains all throughout.
+            For float stages of torchvision's residual nets.
         patience: Epochs without a better validation figure after which the stage stops; its best weights are kept.
             0 trains all epochs and keeps the last weights.
         ema_decay: Of the exponential moving average of the weights that the stage ends with, a step; 0 for none.
@@ -177,6 +180,7 @@ class TrainingRecipe:
     gradient_clip: float = 0.0
     precision: Precision = "auto"
     start_size: int = 0
+    start_depth: float = 1.0
     patience: int = 0
     ema_decay: float = 0.0
 
@@ -190,6 +194,7 @@ class TrainingRecipe:
         _check(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         _check(self.gradient_clip >= 0, "gradient_clip", "must be 0 or more")
         _check(self.start_size == 0 or self.start_size >= 4, "start_size", "must be 0 or at least 4 px")
+        _check(0 <= self.start_depth <= 1, "start_depth", "must lie in [0, 1]")
         _check(self.patience >= 0, "patience", "must be 0 or more epochs")
         _check(0 <= self.ema_decay < 1, "ema_decay", "must lie in [0, 1)")
 
@@ -364,6 +369,7 @@ class DistillRecipe:
         _check(
             self.qat.training.ema_decay == 0, "qat.training.ema_decay", "must be 0: QAT's ranges fit its last weights"
         )
+        _check(self.qat.training.start_depth == 1, "qat.training.start_depth", "must be 1: QAT has the whole graph")
         given = self.distillation
         mixes = self.augment.mixup_alpha > 0 or self.augment.cutmix_alpha > 0
         _check(given.loss == "kd" or not mixes, "distillation.loss", "must be 'kd' where images are mixed")

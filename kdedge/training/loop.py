@@ -62,9 +62,8 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             guided = bool(stage.guides) and stage.objective.needs_guides
             view = epoch % stage.cached_views if cache is not None else epoch
             size = image_size(recipe, epoch, data.image_size)
+            run.begin_epoch(epoch, first)
             set_mode(net, stage, at.step / total)
-            if first == 0:
-                at.begin_epoch()
             lengths = data.lengths(stage.name, view, guided=guided)
             indices = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)[first:]
             samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)

@@ -15,6 +15,7 @@ from kdedge.evaluation import evaluate
 from kdedge.teacher_cache.memory import TeacherCache, ViewLogits
 from kdedge.training.averaging import WeightAverage
 from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
+from kdedge.training.depth import Depth
 from kdedge.training.optimization import make_optimizer
 from kdedge.training.patience import Patience
 from kdedge.training.stage import Setting, Stage
@@ -58,7 +59,25 @@ class StageRun:
         self.cache: ViewLogits | None = stage.stored or self._memory
         self.average = WeightAverage(net, recipe.ema_decay) if recipe.ema_decay else None
         self.patience = Patience(recipe.patience or None)
+        self.depth = Depth(net, recipe.start_depth) if recipe.start_depth < 1 else None
         self.at = Position()
+
+    @property
+    def nets(self) -> list[nn.Module]:
+        """The net, and its moving average where there is one."""
+        return [self.net] if self.average is None else [self.net, self.average.module]
+
+    def begin_epoch(self, epoch: int, first: int) -> None:
+        """Let the blocks join that are to be in use from this epoch on; forget the sums of the one before.
+
+        Args:
+            epoch: Its number, from 0 on.
+            first: The batch that it begins with, or goes on with.
+        """
+        if first == 0:
+            self.at.begin_epoch()
+        if self.depth is not None:
+            self.depth.grow(self.depth.wanted(epoch, self.stage.training.epochs), *self.nets)
 
     def average_weights(self) -> None:
         """Let the moving average, where there is one, take in the weights of this step."""
@@ -67,6 +86,8 @@ class StageRun:
 
     def choose_weights(self) -> None:
         """Leave in the net what the stage ends with: the best weights, else their average, else the last ones."""
+        if self.depth is not None:
+            self.depth.release(*self.nets)
         best = self.patience.best_state()
         if best is not None:
             self.net.load_state_dict(best)
@@ -82,7 +103,8 @@ class StageRun:
         judged = self.net if self.average is None else self.average.module
         scores = evaluate(judged, setting.validation, setting.preprocessing, device=setting.device)
         figure, value = scores.leading
-        at.stopped = self.patience.update(epochs, value, judged)
+        if self.depth is None or self.depth.is_whole:  # the best weights are those of the whole net
+            at.stopped = self.patience.update(epochs, value, judged)
         setting.log.write(
             "epoch",
             stage=stage.name,
@@ -110,6 +132,7 @@ class StageRun:
             "cache": None if self._memory is None else self._memory.state(),
             "average": None if self.average is None else self.average.state_dict(),
             "patience": self.patience.state_dict(),
+            "blocks_in_use": None if self.depth is None else self.depth.in_use,
             "position": dataclasses.asdict(self.at),
         }
         save_checkpoint(self.path, state)
@@ -129,6 +152,8 @@ class StageRun:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.patience.load_state_dict(state["patience"])
+        if self.depth is not None:
+            self.depth.restore(state["blocks_in_use"], *self.nets)
         self.at = Position(**state["position"])
 
 
