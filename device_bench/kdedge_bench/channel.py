@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdedge.errors import KdedgeError, WireError
 
 from kdedge_agent.protocol import MAX_LINE_BYTES, PROTOCOL_VERSION, REPLIES, ProtocolError, decode, encode
+from kdedge_bench import waiting
 from kdedge_bench.artifact_file import ArtifactFile
 from kdedge_bench.devices import Device
 from kdedge_bench.faults import from_agent
@@ -182,7 +183,7 @@ class AgentChannel:
 
     def _next_line(self, timeout_s: float) -> bytes:
         try:
-            line = self._lines.get(timeout=timeout_s)
+            line = waiting.get(self._lines, timeout_s)
         except queue.Empty:
             raise WireError(
                 f"no sign of life from the device for {timeout_s:.0f} s",

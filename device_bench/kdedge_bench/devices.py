@@ -20,6 +20,8 @@ from kdedge.files import write_atomic
 
 KINDS = ("pi", "jetson", "linux")
 LOCAL_NAME = "local"
+ALL_NAME = "all"
+"""In a list of devices: every one in the file."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}\$?")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
@@ -39,6 +41,7 @@ class Device:
         python: Interpreter on the device that has the runtimes; None takes kdedge's own environment there,
             else ``python3``. ``~/`` is the home folder on the device.
         ssh_config: An SSH client configuration to use instead of ``~/.ssh/config``.
+        tags: Words that it shares with others; ``@TAG`` means all that have it.
 
     Raises:
         UserError: a field that no device can have.
@@ -50,9 +53,10 @@ class Device:
     port: int | None = None
     python: str | None = None
     ssh_config: str | None = None
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        _check_name(self.name, "the name of a device")
         if (self.name, self.kind, self.address) == (LOCAL_NAME, LOCAL_NAME, ""):
             return
         if self.kind not in KINDS:
@@ -66,6 +70,10 @@ class Device:
             raise UserError(f"port {_shown(self.port)} is not between 1 and 65535", where=self.name)
         for key, path in (("python", self.python), ("ssh_config", self.ssh_config)):
             _check_path(key, path, self.name)
+        if not isinstance(self.tags, tuple):
+            raise UserError(f"tags {_shown(self.tags)} are no list", where=self.name, cure='Write tags = ["shelf"]')
+        for tag in self.tags:
+            _check_name(tag, "a tag")
 
     @property
     def is_local(self) -> bool:
@@ -88,10 +96,10 @@ def _shown(value: object) -> str:
     return ascii(value)[:80]
 
 
-def _check_name(name: object) -> None:
+def _check_name(name: object, what: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            f"{_shown(name)} cannot be the name of a device",
+            f"{_shown(name)} cannot be {what}",
             cure="Use letters, digits, '.', '_' and '-', at most 64, not beginning with '-' or '.'",
         )
 
@@ -175,6 +183,8 @@ def add_device(device: Device, *, replace: bool = False) -> Path:
     """
     if device.is_local or device.name == LOCAL_NAME:
         raise UserError(f"'{LOCAL_NAME}' is this machine and always there", cure="Choose another name")
+    if device.name == ALL_NAME:
+        raise UserError(f"'{ALL_NAME}' means every device", cure="Choose another name")
     document = _read()
     tables = _tables(document)
     if device.name in tables and not replace:
@@ -193,8 +203,8 @@ def add_device(device: Device, *, replace: bool = False) -> Path:
         value = getattr(device, field.name)
         if field.name == "name":
             continue
-        if value is not None:
-            table[field.name] = value
+        if value not in (None, ()):
+            table[field.name] = list(value) if isinstance(value, tuple) else value
         elif field.name in table:
             del table[field.name]
     document["devices"][device.name] = table
@@ -268,5 +278,6 @@ def _from_table(name: str, table: object) -> Device:
 
 
 def _unwrapped(value: Any) -> Any:
-    """A plain Python value of tomlkit's, which carries its formatting."""
-    return value.unwrap() if hasattr(value, "unwrap") else value
+    """A plain Python value of tomlkit's, which carries its formatting; a list as a tuple."""
+    plain = value.unwrap() if hasattr(value, "unwrap") else value
+    return tuple(plain) if isinstance(plain, list) else plain

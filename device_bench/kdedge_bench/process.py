@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from kdedge.errors import AgentError, KdedgeError, WireError
 
-from kdedge_bench import remote
+from kdedge_bench import remote, waiting
 from kdedge_bench.channel import SILENCE_S, AgentChannel
 from kdedge_bench.devices import Device
 from kdedge_bench.faults import NoPythonError, PythonTooOldError, device_write_failure
@@ -204,7 +204,7 @@ class Transport(ABC):
             selector.register(stdin, selectors.EVENT_WRITE)
             sent, chunk = 0, memoryview(source.read(_CHUNK_BYTES))
             while chunk and sent < size:  # a file that shrank meanwhile is found out by its hash
-                if not selector.select(_STALL_S):
+                if not waiting.select(selector, _STALL_S):
                     raise self._silent(_STALL_S)
                 try:
                     written = os.write(stdin.fileno(), chunk)
@@ -275,7 +275,7 @@ def collect(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, 
             if stream is not None:
                 selector.register(stream, selectors.EVENT_READ, name)
         while selector.get_map():
-            ready = selector.select(max(0.0, until - time.monotonic()))
+            ready = waiting.select(selector, max(0.0, until - time.monotonic()))
             if not ready:
                 raise TimeoutError
             for key, _ in ready:

@@ -134,7 +134,7 @@ def bench(
     checked = check_artifact(Path(artifact))
     where = get_device(device) if isinstance(device, str) else device
     tell = progress or _ignore
-    wish = _request(
+    wish = run_request(
         checked, threads=threads, runtime=runtime, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
         scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
         cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider, wait_s=wait_s,
@@ -240,8 +240,12 @@ def _place(transport: Transport, ground: Ground, artifact: ArtifactFile, tell: O
     return path
 
 
-def _request(artifact: ArtifactFile, **wishes: Any) -> RunRequest:
-    """What is asked of the agent; a wish that cannot be met is the user's mistake, found before connecting."""
+def run_request(artifact: ArtifactFile, **wishes: Any) -> RunRequest:
+    """What is asked of the agent; a wish that cannot be met is the user's mistake, found before connecting.
+
+    Raises:
+        UserError: such a wish.
+    """
     try:
         return RunRequest(
             artifact=str(artifact.path), artifact_sha256=artifact.sha256, format=artifact.format, **wishes

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from kdedge.errors import KdedgeError, WireError
 
-from kdedge_bench import remote
+from kdedge_bench import remote, waiting
 from kdedge_bench.agent_zip import AgentZip
 from kdedge_bench.devices import Device
 from kdedge_bench.faults import SshClientError, agent_ended, explain_ssh
@@ -129,7 +129,7 @@ class SshTransport(Transport):
             if master.stdout is None:
                 return False
             selector.register(master.stdout, selectors.EVENT_READ)
-            while len(seen) < 1 << 20 and selector.select(max(0.0, until - time.monotonic())):
+            while len(seen) < 1 << 20 and waiting.select(selector, max(0.0, until - time.monotonic())):
                 chunk = os.read(master.stdout.fileno(), 65536)
                 if not chunk:
                     return False
@@ -148,6 +148,8 @@ class SshTransport(Transport):
         options = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "accept-new" if self._accept_new else "yes",
+            # It rewrites known_hosts, and would lose what connections beside it put on record meanwhile.
+            "UpdateHostKeys": "no",
             "ForwardAgent": "no",
             "ForwardX11": "no",
             "ClearAllForwardings": "yes",

@@ -9,22 +9,31 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
-from kdedge.cli.conditions import REPETITIONS, processors, refuse_for_bundle, rest_before
-from kdedge.cli.options import Json, Threads
+from kdedge.cli.bench_text import show_record
+from kdedge.cli.conditions import REPETITIONS, axes_of, processors, refuse_for_bundle, rest_before
+from kdedge.cli.matrix_file import take_matrix_file
+from kdedge.cli.options import AtOnce, Json, NewKey
 
 if TYPE_CHECKING:
-    from kdedge.cli.samples import Samples
     from kdedge_agent.run_record import RunRecord
 
 
 @app.command(epilog="Example: kdedge bench runs/demo/student-int8.tflite --device pi --threads 4")
 def bench(
-    artifact: Annotated[Path, typer.Argument(help="An .onnx or .tflite file, kdedge's or not; or a bundle, in torch.")],
-    device: Annotated[str, typer.Option("--device", help="A device's name, or 'local' for this machine.")] = "local",
-    threads: Threads = 1,
+    artifacts: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(metavar="ARTIFACT...", help="Files .onnx or .tflite, kdedge's or not; or one bundle, in torch."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="NAMES", help="Of devices, 'local' is this machine: pi,jetson, @TAG, all."),
+    ] = "local",
+    threads: Annotated[str, typer.Option("--threads", metavar="N,...", help="Threads of the runtime.")] = "1",
     runtime: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--runtime", help="onnxruntime, ai-edge-litert or tflite-runtime; the first that is there."),
+        typer.Option(
+            "--runtime", metavar="NAMES", help="onnxruntime, ai-edge-litert, tflite-runtime; the first that is there."
+        ),
     ] = None,
     scenario: Annotated[
         str, typer.Option("--scenario", help="single-stream: one sample after the other; offline: batches, throughput.")
@@ -91,20 +100,44 @@ def bench(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Of the accuracy data.")] = "test",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the records.")] = Path("runs/bench"),
-    accept_new_host_key: Annotated[
-        bool, typer.Option("--accept-new-host-key", help="Put the key of a host not known yet on record.")
+    accept_new_host_key: NewKey = False,
+    matrix: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--matrix",
+            metavar="FILE",
+            is_eager=True,
+            callback=take_matrix_file,
+            help="TOML with artifacts, devices, runtimes, threads and these options.",
+        ),
+    ] = None,
+    jobs: AtOnce = 8,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what --out has a record of, under the same conditions.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure an artifact here or on a device over SSH.
+    """Measure artifacts here or on devices over SSH.
 
-    Latency with its intervals, memory by phase, power where a sensor is, accuracy on request; stores a record.
+    Latency with its intervals, memory by phase, power where a sensor is, accuracy on request; stores a record of each.
+    Several artifacts, devices, runtimes or threads make a matrix: devices at the same time, the rest in turn.
     """
     wishes = {
         "scenario": scenario, "batch_size": batch_size, "starts": starts, "pin": processors(pin), "governor": governor,
         "profile": profile, "provider": provider, **rest_before(cool_down),
     }  # fmt: skip
     repetitions = repetitions or REPETITIONS.get(scenario, REPETITIONS["single-stream"])
+    axes = axes_of(artifacts, device, runtime, threads)
+    if axes.are_several or matrix is not None or resume:
+        from kdedge.cli.fleet import bench_matrix
+
+        bench_matrix(
+            axes, jobs=jobs, resume=resume, repetitions=repetitions, min_duration_s=min_duration_s, power=power,
+            meter=meter, meter_accuracy=meter_accuracy, accuracy_data=accuracy_data, split=split, out=out,
+            accept_new_host_key=accept_new_host_key, wait_s=wait, as_json=as_json, **wishes,
+        )  # fmt: skip
+        return
+    (artifact,), (count,) = axes.artifacts, axes.threads
     if artifact.is_dir():
         refuse_for_bundle(wishes, artifact)
         record = _student(
@@ -112,7 +145,7 @@ def bench(
             device,
             precision,
             meter=meter,
-            threads=threads,
+            threads=count,
             repetitions=repetitions,
             min_duration_s=min_duration_s,
             out=out,
@@ -121,7 +154,7 @@ def bench(
         return
     with output.libraries_on_stderr():
         record = measure(
-            artifact, device=device, threads=threads, runtime=runtime, repetitions=repetitions,
+            artifact, device=device, threads=count, runtime=runtime, repetitions=repetitions,
             min_duration_s=min_duration_s, power=power, meter=meter, meter_accuracy=meter_accuracy,
             accuracy_data=accuracy_data, split=split, out=out, accept_new_host_key=accept_new_host_key, wait_s=wait,
             **wishes,
@@ -133,7 +166,7 @@ def _finish(record: RunRecord, out: Path, as_json: bool) -> None:
     if as_json:
         output.document(record.to_dict())
     else:
-        _show(record, out / f"{record.run_id}.json")
+        show_record(record, out / f"{record.run_id}.json")
 
 
 def _student(
@@ -170,20 +203,13 @@ def measure(
     from rich.console import Console
     from rich.markup import escape
 
+    from kdedge.cli.samples import about_artifact
     from kdedge_bench.devices import get_device
     from kdedge_bench.session import Progress
     from kdedge_bench.session import bench as run
 
     where = get_device(device)
-    metadata = _metadata(artifact)
-    samples = None
-    if accuracy_data is not None:
-        from kdedge.cli.samples import for_artifact
-
-        found = for_artifact(metadata, artifact, accuracy_data, split)
-        samples = (_for_device(found, artifact), found.data.labels.numpy())
-    known = metadata or {}
-    info: dict[str, Any] = {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}
+    info, samples = about_artifact(artifact, accuracy_data, split)
     console = Console(stderr=True)
     with console.status("connecting", spinner="line") as status:
 
@@ -192,124 +218,3 @@ def measure(
             status.update(escape(f"{where.name}: {progress.text}{share}"))  # a device's words are no markup
 
         return run(artifact, where, accuracy_data=samples, artifact_info=info, out_dir=out, progress=tell, **wishes)
-
-
-def _for_device(found: Samples, artifact: Path) -> Any:
-    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own inputs.
-
-    Raises:
-        UserError: the device would have to find answers in texts.
-    """
-    from kdedge.errors import UserError
-
-    if found.data.labels.ndim != 1:
-        raise UserError(
-            "accuracy on the device is measured for nets that tell classes; answers out of texts are put together here",
-            where=artifact,
-            cure="Leave --accuracy-data out, and score it here with kdedge eval",
-        )
-    if found.preprocessing.kind == "image":
-        return found.data.columns[0].numpy()
-    inputs = found.preprocessing.prepare(found.data.columns)
-    if len(inputs) == 1:
-        return inputs[0].numpy()
-    names = [spec.name for spec in found.preprocessing.inputs]
-    return {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
-
-
-def _metadata(artifact: Path) -> dict[str, Any] | None:
-    """What kdedge wrote into the file; None where it is not kdedge's or cannot be opened on this machine.
-
-    The device decides whether it can be measured: the host may lack the runtime.
-    """
-    from kdedge.errors import ArtifactError
-    from kdedge_exporters.artifact import load_artifact
-
-    try:
-        return load_artifact(artifact).metadata
-    except ArtifactError:
-        return None
-
-
-def _show(record: RunRecord, path: Path) -> None:
-    from kdedge.reporting.energy_text import energy_text, power_notes
-    from kdedge.reporting.profile_text import profile_lines
-
-    latency = record.latency_s
-    intervals = latency.get("ci95") or {}
-
-    def quantile(name: str) -> str:
-        if latency.get(name) is None:
-            return f"{name} - ({record.unmeasured.get(f'latency_s.{name}', 'not measured')})"
-        ends = intervals.get(name)
-        spread = f" [{ends[0] * 1e3:.3f}, {ends[1] * 1e3:.3f}]" if ends else ""
-        return f"{name} {latency[name] * 1e3:.3f}{spread}"
-
-    def amount(value: float | None, key: str, scale: float, unit: str) -> str:
-        reason = record.unmeasured.get(key, "no reason given")
-        return f"not measured: {reason}" if value is None else f"{value * scale:.3f} {unit}"
-
-    runtime = " ".join(
-        str(record.runtime.get(key)) for key in ("name", "version", "provider") if record.runtime.get(key)
-    )
-    output.result(f"{record.device}: {record.artifact.get('path')}, {runtime}, {record.threads} thread(s)")
-    methods = sorted({name for name in (latency.get("ci95_method") or {}).values() if name})
-    why_none = record.unmeasured.get("latency_s.ci95.p50", "not given")
-    count, own = (f", {record.starts} starts", "") if record.starts > 1 else ("", " of this start")
-    how = f"95% intervals{own} by {' and '.join(methods)}" if methods else f"no 95% intervals: {why_none}"
-    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}{count}, {how})")
-    for line in (_throughput(record), _thirds(record)):
-        if line is not None:
-            output.result(line)
-    output.result(
-        f"load         {amount(record.load_s, 'load_s', 1e3, 'ms')}, "
-        f"first inference {amount(record.first_inference_s, 'first_inference_s', 1e3, 'ms')}"
-    )
-    memory = record.memory_bytes
-    output.result(
-        f"memory       peak {amount(memory.get('peak'), 'memory_bytes.peak', 1e-6, 'MB')}, "
-        f"steady {amount(memory.get('steady'), 'memory_bytes.steady', 1e-6, 'MB')}"
-    )
-    power = record.power or {}
-    source = f" ({power['source']}: {power['covers']})" if record.power_w is not None and "covers" in power else ""
-    output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}{source}")
-    if record.energy_j_per_inference is not None:
-        output.result(f"energy       {energy_text(record.power or {})} per inference")
-    for note in power_notes(record.power or {}):
-        output.result(f"             {note}")
-    for line in profile_lines(record.profile or {}):
-        output.result(f"profile      {line}")
-    if record.accuracy is not None:
-        output.result(f"accuracy     {record.accuracy['accuracy']:.4f} (n={record.accuracy['n']})")
-    output.result(f"verdict      {record.verdict}")
-    for reason in record.verdict_reasons:
-        output.result(f"             {reason}")
-    output.result(f"record       {path}")
-
-
-def _throughput(record: RunRecord) -> str | None:
-    """Samples a second of the offline scenario."""
-    rate = record.throughput
-    if rate is None or rate["samples_per_s"] is None:
-        return None
-    ends = rate["ci95"]
-    spread = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else f" ({record.unmeasured.get('throughput.ci95')})"
-    return f"throughput   {rate['samples_per_s']:.1f} samples/s{spread}, in batches of {rate['batch_size']}"
-
-
-def _thirds(record: RunRecord) -> str | None:
-    """The first third of the run against the last, with what the board told beside them."""
-    drift = record.latency_s.get("drift")
-    if not drift:
-        return None
-    beside = record.facts.get("thirds") or {}
-
-    def third(name: str) -> str:
-        condition = beside.get(name) or {}
-        heat = condition.get("temperature_c")
-        clocks = sorted({round(hertz / 1e6) for hertz in (condition.get("frequency_hz") or {}).values()})
-        words = [] if heat is None else [f"{heat:.1f} °C"]
-        words += [f"{'/'.join(map(str, clocks))} MHz"] if clocks else []
-        return f"{drift[f'{name}_p50'] * 1e3:.3f}" + (f" at {', '.join(words)}" if words else "")
-
-    return f"thirds ms    first p50 {third('first')}, last p50 {third('last')}"

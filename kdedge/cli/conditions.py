@@ -1,9 +1,10 @@
-"""What a user types about the conditions of a measurement, as what the bench takes."""
+"""What a user types about a measurement and its conditions, as what the bench takes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,61 @@ from kdedge.errors import UserError
 REPETITIONS = {"single-stream": 1000, "offline": 200}
 _MAX_PROCESSORS = 4096
 _OF_EVERY_BUNDLE = (("scenario", "single-stream"), ("starts", 1))
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is measured, where, by what.
+
+    Attributes:
+        artifacts: Files, or one bundle.
+        devices: As typed: a name, or what means several.
+        runtimes: Names; None for the first that is there.
+        threads: Of the runtime.
+        are_several: Whether more than one measurement is asked for, by the form of the words alone.
+    """
+
+    artifacts: tuple[Path, ...]
+    devices: str
+    runtimes: tuple[str | None, ...]
+    threads: tuple[int, ...]
+    are_several: bool
+
+
+def axes_of(artifacts: Sequence[Path] | None, devices: str, runtimes: str | None, threads: str) -> Axes:
+    """The axes of a matrix, which may have one cell; what stands twice in a list counts once.
+
+    Raises:
+        UserError: no artifact, or a list with an empty or impossible part.
+    """
+    from kdedge_bench.selection import names_several
+
+    if not artifacts:
+        raise UserError(
+            "no artifact was named", cure="Write kdedge bench ARTIFACT..., or name them in a file: --matrix FILE"
+        )
+    names = _parts("--runtime", runtimes, "onnxruntime,ai-edge-litert")
+    counts = [_count(part) for part in _parts("--threads", threads, "1,2,4")]
+    return Axes(
+        artifacts=tuple(dict.fromkeys(artifacts)),
+        devices=devices,
+        runtimes=tuple(dict.fromkeys(names)) or (None,),
+        threads=tuple(dict.fromkeys(counts)),
+        are_several=names_several(devices) or max(map(len, (artifacts, names, counts))) > 1,
+    )
+
+
+def _parts(option: str, text: str | None, example: str) -> list[str]:
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UserError(f"{option} {text!r} has an empty part", cure=f"Write a list like {option} {example}")
+    return parts
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
+        raise UserError(f"--threads {text!r} is no number of threads", cure="Write numbers from 1 on: --threads 1,2,4")
+    return int(text)
 
 
 def processors(text: str | None) -> list[int] | None:

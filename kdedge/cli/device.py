@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Optional
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
-from kdedge.cli.options import Json
+from kdedge.cli.options import AtOnce, Json, NewKey
+
+if TYPE_CHECKING:
+    from kdedge_bench.check import CheckReport
+    from kdedge_bench.devices import Device
+    from kdedge_bench.fleet import Outcome
+    from kdedge_bench.session import OnProgress
+    from kdedge_bench.setup import SetupResult
 
 devices = typer.Typer(
     name="device",
@@ -21,7 +30,7 @@ devices = typer.Typer(
 app.add_typer(devices)
 
 Name = Annotated[str, typer.Argument(help="The device's name.")]
-NewKey = Annotated[bool, typer.Option("--accept-new-host-key", help="Put the key of a host not known yet on record.")]
+Names = Annotated[str, typer.Argument(metavar="NAMES", help="Of devices: pi, or pi,jetson, @TAG, all.")]
 
 
 @devices.command(epilog="Example: kdedge device add pi pi@raspberrypi.local --kind pi")
@@ -34,13 +43,18 @@ def add(
         Optional[str],  # noqa: UP045
         typer.Option("--python", metavar="PATH", help="Interpreter on the device that has the runtimes."),
     ] = None,
+    tag: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--tag", metavar="TAG", help="Shared with other devices: --device @TAG means them. Repeatable."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a device of that name.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remember a device."""
     from kdedge_bench.devices import Device, add_device
 
-    device = Device(name=name, address=address, kind=kind, port=port, python=python)
+    tags = tuple(dict.fromkeys(tag or ()))
+    device = Device(name=name, address=address, kind=kind, port=port, python=python, tags=tags)
     path = add_device(device, replace=replace)
     if as_json:
         output.document({**dataclasses.asdict(device), "config": str(path)})
@@ -60,49 +74,120 @@ def list_(as_json: Json = False) -> None:
         return
     for device in found:
         port = "" if device.port is None else f" port {device.port}"
-        output.result(f"{device.name:<12} {device.kind:<8} {device.address or 'this machine'}{port}")
+        tags = "".join(f" @{tag}" for tag in device.tags)
+        output.result(f"{device.name:<12} {device.kind:<8} {device.address or 'this machine'}{port}{tags}")
 
 
 @devices.command(epilog="Example: kdedge device check pi")
-def check(name: Name, accept_new_host_key: NewKey = False, as_json: Json = False) -> None:
-    """Look at a device from the wire to its power sensor; say what is missing and how to cure it."""
+def check(names: Names, jobs: AtOnce = 8, accept_new_host_key: NewKey = False, as_json: Json = False) -> None:
+    """Look at devices from the wire to the power sensor; say what is missing and how to cure it."""
+    from kdedge.cli.fleet import leave, on_devices
     from kdedge_bench.check import check_device
+    from kdedge_bench.selection import names_several, select_devices
 
-    report = check_device(name, accept_new_host_key=accept_new_host_key)
+    if not names_several(names):
+        report = check_device(names, accept_new_host_key=accept_new_host_key)
+        if as_json:
+            output.document(report.to_dict())
+        else:
+            _show_report(report)
+        if not report.ok:
+            raise typer.Exit(3)
+        return
+
+    def look(device: Device, _: OnProgress) -> CheckReport:
+        return check_device(device, accept_new_host_key=accept_new_host_key)
+
+    chosen = select_devices(names)
+    work = [(device, "", partial(look, device)) for device in chosen]
+    outcomes = on_devices(work, jobs=jobs, said=lambda report: "ok" if report.ok else "FAIL")
+    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
     if as_json:
-        output.document(report.to_dict())
+        output.document({"reports": [report.to_dict() for report in reports], "failures": _failures(chosen, outcomes)})
     else:
-        for finding in report.checks:
-            mark = {True: "ok", False: "FAIL", None: "note"}[finding.ok]
-            cure = f". {finding.cure}" if finding.cure else ""
-            output.result(f"{mark:<5} {finding.name:<12} {finding.text}{cure}")
-    if not report.ok:
+        for device, outcome in zip(chosen, outcomes, strict=True):
+            output.result(f"{device.name}:")
+            if outcome.result is not None:
+                _show_report(outcome.result)
+            elif outcome.error is not None:
+                output.result(f"FAIL  {output.one_line(outcome.error)}")
+    leave(outcomes, then="the same command looks again")
+    if not all(report.ok for report in reports):
         raise typer.Exit(3)
+
+
+def _show_report(report: CheckReport) -> None:
+    for finding in report.checks:
+        mark = {True: "ok", False: "FAIL", None: "note"}[finding.ok]
+        cure = f". {finding.cure}" if finding.cure else ""
+        output.result(f"{mark:<5} {finding.name:<12} {finding.text}{cure}")
 
 
 @devices.command(epilog="Example: kdedge device setup pi --offline")
 def setup(
-    name: Name,
+    names: Names,
     offline: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option("--offline/--online", help="Push wheels from this machine, or use the device's internet."),
     ] = None,
+    jobs: AtOnce = 8,
     accept_new_host_key: NewKey = False,
     as_json: Json = False,
 ) -> None:
-    """Put the runtimes into a private environment on a device; does nothing where they are there."""
+    """Put the runtimes into a private environment on devices; does nothing where they are there."""
+    from kdedge.cli.fleet import leave, on_devices
+    from kdedge_bench.selection import names_several, select_devices
+    from kdedge_bench.session import Progress
     from kdedge_bench.setup import setup_device
 
-    with output.libraries_on_stderr():
-        result = setup_device(name, offline=offline, accept_new_host_key=accept_new_host_key, progress=output.line)
-    if as_json:
-        output.document(result.to_dict())
+    def put(device: Device, say: Callable[[str], None]) -> SetupResult:
+        return setup_device(device, offline=offline, accept_new_host_key=accept_new_host_key, progress=say)
+
+    def put_beside_others(device: Device, tell: OnProgress) -> SetupResult:
+        return put(device, lambda text: tell(Progress("setup", None, text)))
+
+    chosen = select_devices(names)
+    if not names_several(names):
+        with output.libraries_on_stderr():
+            result = put(chosen[0], output.line)
+        if as_json:
+            output.document(result.to_dict())
+        else:
+            _show_setup(result)
         return
-    output.result(f"{name}: {'set up' if result.changed else 'nothing to do'}; Python {result.python_version}")
+    with output.libraries_on_stderr():
+        work = [(device, "", partial(put_beside_others, device)) for device in chosen]
+        outcomes = on_devices(work, jobs=jobs, said=_set_up)
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    if as_json:
+        output.document({"results": [result.to_dict() for result in results], "failures": _failures(chosen, outcomes)})
+    else:
+        for device, outcome in zip(chosen, outcomes, strict=True):
+            if outcome.result is not None:
+                _show_setup(outcome.result)
+            elif outcome.error is not None:
+                output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
+    leave(outcomes, then="the same command goes on with what is missing")
+
+
+def _set_up(result: SetupResult) -> str:
+    return f"{'set up' if result.changed else 'nothing to do'}; Python {result.python_version}"
+
+
+def _show_setup(result: SetupResult) -> None:
+    output.result(f"{result.device}: {_set_up(result)}")
     for runtime, version in result.runtimes.items():
         output.result(f"  {runtime} {version}")
     for format_, reason in result.missing.items():
         output.result(f"  no runtime for {format_}: {reason}")
+
+
+def _failures(chosen: Sequence[Device], outcomes: Sequence[Outcome[Any]]) -> list[dict[str, Any]]:
+    return [
+        {"device": device.name, "error": output.described(outcome.error)}
+        for device, outcome in zip(chosen, outcomes, strict=True)
+        if outcome.error is not None
+    ]
 
 
 @devices.command(epilog="Example: kdedge device remove pi")

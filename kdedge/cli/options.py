@@ -13,7 +13,8 @@ Data = Annotated[
     Optional[str],  # noqa: UP045  (typer reads the annotation at run time)
     typer.Option("--data", metavar="D", help="Hub name, folder in Hub layout, folder of class folders, or 'digits'."),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
+NewKey = Annotated[bool, typer.Option("--accept-new-host-key", help="Put the key of a host not known yet on record.")]
+AtOnce = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Devices at a time, of several.")]
 HostThreads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--threads", min=1, help="Threads of torch; by default the processors that this process may use."),

@@ -29,10 +29,19 @@ def document(value: Any) -> None:
 
 def error(failure: KdedgeError, *, as_json: bool) -> None:
     """An error as one line on stderr; with --json also as the document."""
-    line("error: " + " ".join(str(failure).split()))
+    line(f"error: {one_line(failure)}")
     if as_json:
-        says = {"what": failure.what, "where": failure.where, "cure": failure.cure, "exit_code": failure.exit_code}
-        document({"error": says})
+        document({"error": described(failure)})
+
+
+def one_line(failure: KdedgeError) -> str:
+    """What, where and the cure."""
+    return " ".join(str(failure).split())
+
+
+def described(failure: KdedgeError) -> dict[str, Any]:
+    """An error as it stands in a JSON document."""
+    return {"what": failure.what, "where": failure.where, "cure": failure.cure, "exit_code": failure.exit_code}
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdedge.errors import ArtifactError
+from kdedge.errors import ArtifactError, UserError
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
@@ -85,3 +86,56 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
     recipe = DataRecipe(name=data, **sizes, **metadata.get("splits", {}))
     chosen = load_evaluation(recipe, data, split, metadata["labels"], metadata["task"])
     return Samples(preprocessing.encode(chosen), preprocessing, data, split)
+
+
+def about_artifact(artifact: Path, accuracy_data: str | None, split: str) -> tuple[dict[str, Any], Any]:
+    """What the record of a measurement is to say of an artifact, and what is sent to the device to be scored.
+
+    Returns:
+        model, precision and bundle_id, as far as the file tells them; (samples, labels), None without
+        ``accuracy_data``.
+
+    Raises:
+        KdedgeError: data that are not there, or that this artifact cannot be scored with on a device.
+    """
+    metadata = _metadata(artifact)
+    scored = None
+    if accuracy_data is not None:
+        found = for_artifact(metadata, artifact, accuracy_data, split)
+        scored = (for_device(found, artifact), found.data.labels.numpy())
+    known = metadata or {}
+    return {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}, scored
+
+
+def for_device(found: Samples, artifact: Path) -> Any:
+    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own inputs.
+
+    Raises:
+        UserError: the device would have to find answers in texts.
+    """
+    if found.data.labels.ndim != 1:
+        raise UserError(
+            "accuracy on the device is measured for nets that tell classes; answers out of texts are put together here",
+            where=artifact,
+            cure="Leave --accuracy-data out, and score it here with kdedge eval",
+        )
+    if found.preprocessing.kind == "image":
+        return found.data.columns[0].numpy()
+    inputs = found.preprocessing.prepare(found.data.columns)
+    if len(inputs) == 1:
+        return inputs[0].numpy()
+    names = [spec.name for spec in found.preprocessing.inputs]
+    return {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
+
+
+def _metadata(artifact: Path) -> dict[str, Any] | None:
+    """What kdedge wrote into the file; None where it is not kdedge's or cannot be opened on this machine.
+
+    The device decides whether it can be measured: the host may lack the runtime.
+    """
+    from kdedge_exporters.artifact import load_artifact
+
+    try:
+        return load_artifact(artifact).metadata
+    except ArtifactError:
+        return None

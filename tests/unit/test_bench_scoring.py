@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kdedge.cli.bench import _for_device
-from kdedge.cli.samples import Samples
+from kdedge.cli.samples import Samples, for_device
 from kdedge.errors import DataError, UserError
 from kdedge.text.examples import SentenceExamples
 from kdedge.text.tokenization import TextPreprocessing
@@ -48,8 +47,8 @@ def test_answers_out_of_texts_are_not_scored_there(tmp_path: Path) -> None:
     tokens = PREPROCESSING.encode_sentences(["one", "two"])
     found = Samples(SentenceExamples(tokens, torch.zeros(2, 2, dtype=torch.int64)), PREPROCESSING, "-", "test")
     with pytest.raises(UserError, match="answers out of texts are put together here"):
-        _for_device(found, tmp_path / "net.onnx")
+        for_device(found, tmp_path / "net.onnx")
     sentences = Samples(SentenceExamples(tokens, torch.zeros(2, dtype=torch.int64)), PREPROCESSING, "-", "test")
-    sent = _for_device(sentences, tmp_path / "net.onnx")
+    sent = for_device(sentences, tmp_path / "net.onnx")
     assert list(sent) == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(values.dtype == np.int32 and values.shape == (2, 8) for values in sent.values())

@@ -8,6 +8,7 @@ import pytest
 from kdedge.errors import UserError
 
 from kdedge_bench.devices import LOCAL, Device, add_device, config_path, get_device, list_devices, remove_device
+from kdedge_bench.selection import names_several, select_devices
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +127,9 @@ def test_paths_that_are_refused(path: str) -> None:
         ("[devices.pi]\naddress = 'pi@h'\nkind = 'toaster'", "pi, jetson, linux"),
         ("[devices.pi]\naddress = 7", "not an address"),
         ("[devices.pi]\naddress = 'pi@h'\nport = 'ssh'", "port"),
+        ("[devices.pi]\naddress = 'pi@h'\ntags = 'shelf'", "no list"),
+        ("[devices.pi]\naddress = 'pi@h'\ntags = ['a b']", "cannot be a tag"),
+        ("[devices.pi]\naddress = 'pi@h'\ntags = [1]", "cannot be a tag"),
         ("[devices.'a b']\naddress = 'pi@h'", "cannot be the name"),
     ],
 )
@@ -143,3 +147,72 @@ def test_local_kind_is_not_for_other_names(config: Path) -> None:
     config.write_text("[devices.pi]\naddress = 'pi@h'\nkind = 'local'")
     with pytest.raises(UserError, match="kind"):
         list_devices()
+
+
+def test_tags_come_back_and_are_shown_as_a_list(config: Path) -> None:
+    pi = Device("pi", "pi@a", tags=("shelf", "arm64"))
+    add_device(pi)
+    assert 'tags = ["shelf", "arm64"]' in config.read_text()
+    assert get_device("pi") == pi
+    add_device(Device("pi", "pi@a"), replace=True)
+    assert "tags" not in config.read_text() and get_device("pi").tags == ()
+
+
+@pytest.mark.parametrize("tag", [*HOSTILE, "@shelf", "a,b"])
+def test_tags_that_are_refused(tag: str) -> None:
+    with pytest.raises(UserError, match="cannot be a tag"):
+        Device("pi", "pi@host", tags=(tag,))
+
+
+def test_all_is_no_name() -> None:
+    with pytest.raises(UserError, match="'all' means every device"):
+        add_device(Device("all", "pi@host"))
+
+
+@pytest.fixture
+def shelf() -> None:
+    for name, tags in (("pi4", ("shelf", "pi")), ("pi5", ("pi",)), ("orin", ("shelf",))):
+        add_device(Device(name, f"me@{name}", tags=tags))
+
+
+@pytest.mark.parametrize(
+    ("wish", "names"),
+    [
+        ("pi5", "pi5"),
+        ("local", "local"),
+        ("orin,pi4", "orin pi4"),
+        (" orin , orin", "orin"),
+        ("@shelf", "pi4 orin"),
+        ("@pi,@shelf", "pi4 pi5 orin"),
+        ("orin,@shelf", "orin pi4"),
+        ("all", "pi4 pi5 orin"),
+        ("local,all", "local pi4 pi5 orin"),
+    ],
+)
+def test_several_devices_in_one_word(shelf: None, wish: str, names: str) -> None:
+    assert [device.name for device in select_devices(wish)] == names.split()
+    assert names_several(wish) is (wish not in ("pi5", "local"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("pi4,pi6", "no device is called 'pi6'; known: local, pi4, pi5, orin"),
+        ("pi4,pi6", "Did you mean pi5?"),
+        ("@shelve", r"no device has the tag 'shelve'; known: pi, shelf"),
+        ("@shelve", r"Did you mean @shelf?"),
+        ("pi4,@", "no device has the tag ''"),
+        ("pi4,", "names no device between its commas"),
+        (",", "names no device"),
+        ("@\x1b[31m", "\\x1b[31m"),
+    ],
+)
+def test_words_that_mean_no_device(shelf: None, wish: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        select_devices(wish)
+    assert words in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_all_of_none() -> None:
+    with pytest.raises(UserError, match=r"no device is known yet .*kdedge device add pi"):
+        select_devices("all")

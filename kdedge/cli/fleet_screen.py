@@ -1,0 +1,144 @@
+"""What is shown of jobs on several devices: a live line for each device, at the end a table of the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdedge.cli import output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from typing_extensions import Self
+
+    from kdedge.errors import KdedgeError
+    from kdedge_agent.run_record import RunRecord
+    from kdedge_bench.fleet import Outcome
+    from kdedge_bench.matrix import Cell
+    from kdedge_bench.session import Progress
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_FIGURES = ("p50", "peak", "power")
+
+
+class FleetScreen:
+    """Lines on stderr: live ones in a terminal, elsewhere one for each job that ends; a ``fleet.Watch``.
+
+    Args:
+        jobs: Of each its device's name, and what it is in a few words; empty where the device says all.
+        said: A result in a few words.
+    """
+
+    def __init__(self, jobs: Sequence[tuple[str, str]], said: Callable[[Any], str]) -> None:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+        self._jobs, self._said = jobs, said
+        console = Console(stderr=True)
+        self._is_live = console.is_terminal
+        text = TextColumn("{task.fields[text]}", markup=False)  # a device's words are no markup
+        self._bars = Progress(
+            TextColumn("{task.description}"), MofNCompleteColumn(), text,
+            console=console, transient=True, disable=not self._is_live,
+        )  # fmt: skip
+        names = [name for name, _ in jobs]
+        self._tasks = {
+            name: self._bars.add_task(name, total=names.count(name), visible=False, text="")
+            for name in dict.fromkeys(names)
+        }
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def began(self, number: int) -> None:
+        """A job begins."""
+        name, label = self._jobs[number]
+        self._bars.update(self._tasks[name], visible=True, text=label)
+
+    def told(self, number: int, progress: Progress) -> None:
+        """How far it is."""
+        name, label = self._jobs[number]
+        share = "" if progress.done is None else f" {progress.done:4.0%}"
+        self._bars.update(self._tasks[name], text=": ".join(filter(None, (label, progress.text))) + share)
+
+    def ended(self, number: int, outcome: Outcome[Any]) -> None:
+        """It is done, or has failed."""
+        name, label = self._jobs[number]
+        task = self._tasks[name]
+        self._bars.update(task, advance=1)
+        if self._bars.tasks[task].finished:
+            self._bars.update(task, visible=False)
+        if not self._is_live:
+            said = f"error: {output.one_line(outcome.error)}" if outcome.error else self._said(outcome.result)
+            output.line(": ".join(filter(None, (name, label, said))))
+
+
+def said_of_record(record: RunRecord) -> str:
+    """A record in a few words."""
+    cells = _figures(record)
+    return f"p50 {cells['p50'].text}, {record.verdict}"
+
+
+def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -> Table:
+    """A row for each cell: p50, peak memory, power and verdict; or that it failed, and why below the table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    notes: dict[str, int] = {}
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
+    table.add_column("Artifact", overflow="fold")
+    table.add_column("Device", overflow="fold")
+    table.add_column("Runtime", no_wrap=True)
+    for heading in ("Threads", "p50\nms", "Peak\nMB", "Power\nW"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        runtime, figures, verdict = _row(cell, outcome, notes)
+        words = (cell.artifact.path.name, cell.device.name, runtime, str(cell.threads), *figures, verdict)
+        table.add_row(*map(Text, words))
+    table.caption = Text("\n".join(f"{_mark(number)} {note}" for note, number in notes.items()))
+    return table
+
+
+def _row(cell: Cell, outcome: Outcome[RunRecord], notes: dict[str, int]) -> tuple[str, list[str], str]:
+    """Runtime, figures and verdict."""
+    record = outcome.result
+    if record is None:
+        why = "not measured: stopped" if outcome.error is None else _failed(cell, outcome.error)
+        word = "stopped" if outcome.error is None else f"failed {_noted(why, notes)}"
+        return cell.runtime or "", ["—"] * len(_FIGURES), word
+    found = _figures(record)
+    figures = [
+        found[key].unit.number(found[key].value) if found[key].value is not None
+        else f"—{_noted(found[key].reason, notes)}"
+        for key in _FIGURES
+    ]  # fmt: skip
+    runtime = "\n".join(str(record.runtime[key]) for key in ("name", "version") if record.runtime.get(key))
+    return runtime, figures, record.verdict
+
+
+def _failed(cell: Cell, error: KdedgeError) -> str:
+    text = output.one_line(error)
+    return text if cell.device.name in text else f"{cell.device.name}: {text}"
+
+
+def _figures(record: RunRecord) -> Any:
+    """Cells of the report by column key."""
+    from kdedge.reporting import Run, Runs, table
+
+    (row,) = table(Runs((Run(Path(), record, None),)))
+    return row.cells
+
+
+def _noted(note: str, notes: dict[str, int]) -> str:
+    return _mark(notes.setdefault(note, len(notes) + 1))
+
+
+def _mark(number: int) -> str:
+    return str(number).translate(_RAISED)
