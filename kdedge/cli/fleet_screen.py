@@ -40,7 +40,7 @@ class FleetScreen:
         text = TextColumn("{task.fields[text]}", markup=False)  # a device's words are no markup
         self._bars = Progress(
             TextColumn("{task.description}"), MofNCompleteColumn(), text,
-            console=console, transient=True, disable=not self._is_live,
+            console=console, transient=True, disable=not self._is_live, refresh_per_second=4,
         )  # fmt: skip
         names = [name for name, _ in jobs]
         self._tasks = {
@@ -91,7 +91,7 @@ def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -
     from rich.text import Text
 
     notes: dict[str, int] = {}
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Artifact", overflow="fold")
     table.add_column("Device", overflow="fold")
     table.add_column("Runtime", no_wrap=True)

@@ -33,7 +33,7 @@ SHORTENED = {
     "digits": ["teacher.training.epochs=1", "student.training.epochs=2", "qat.training.epochs=1"],
     "mine.toml": ["teacher.training.epochs=1", "student.training.epochs=1", "qat.training.epochs=1"],
 }  # fmt: skip
-DEVICE = [line for line in COMMANDS if "device " in line]
+DEVICE = [line for line in COMMANDS if "device " in line or "--matrix" in line]
 
 pytestmark = pytest.mark.slow
 
@@ -76,16 +76,24 @@ def test_a_command(line: str, folder: Path) -> None:
 
 
 def test_the_commands_of_a_device(folder: Path, tmp_path: Path) -> None:
-    """In README's order against a real SSH server; its user is this one, for not every machine has a user `pi`."""
+    """In README's order against real SSH servers; their user is this one, for not every machine has a user `pi`."""
     from tests.device.sshd import start_sshd
 
-    server = start_sshd(tmp_path / "board")
+    (matrix,) = [text for kind, text in BLOCKS if kind == "toml"]
+    (folder / "fleet.toml").write_text(matrix)
+    servers = {name: start_sshd(tmp_path / name) for name in ("raspberrypi.local", "jetson.local")}
     try:
-        config = server.folder / "ssh_config"
-        config.write_text(f"Host raspberrypi.local\n  HostName 127.0.0.1\n  Port {server.port}\n{config.read_text()}")
-        address = server.device().address.replace("127.0.0.1", "raspberrypi.local")
+        config = tmp_path / "ssh_config"
+        config.write_text(
+            "".join(
+                f"Host {name}\n  HostName 127.0.0.1\n  Port {server.port}\n"
+                + (server.folder / "ssh_config").read_text().replace("Host *\n", "")
+                for name, server in servers.items()
+            )
+        )
+        user = servers["jetson.local"].device().user
         for line in DEVICE:
-            words = shlex.split(line.replace("pi@raspberrypi.local", address))
+            words = shlex.split(re.sub(r"\b\w+@(\w+\.local)", rf"{user}@\1", line))
             done = run(
                 [sys.executable, "-m", *words],
                 folder,
@@ -94,7 +102,8 @@ def test_the_commands_of_a_device(folder: Path, tmp_path: Path) -> None:
             )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
     finally:
-        server.stop()
+        for server in servers.values():
+            server.stop()
 
 
 @pytest.mark.parametrize(
