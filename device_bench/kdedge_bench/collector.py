@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kdedge.errors import KdedgeError
 
+from kdedge_bench import waiting
 from kdedge_bench.meters import Meter, MeterError, Reading
 from kdedge_bench.text import one_line
 
@@ -83,6 +84,7 @@ class Collector:
         """
         until = time.monotonic() + FIRST_READINGS_S
         while len(self._readings) < READINGS_FOR_RATE and self._thread.is_alive() and time.monotonic() < until:
+            waiting.check()
             self._thread.join(_GLANCE_S)
         if self.failure is not None:
             raise self.failure
@@ -99,6 +101,7 @@ class Collector:
         """Wait for a reading later than ``t_s``; what a logger holds back may still come, within ``patience_s``."""
         until = time.monotonic() + patience_s
         while time.monotonic() < until and self._thread.is_alive():
+            waiting.check()
             if self._readings and self._readings[-1].t_s > t_s:
                 return
             self._thread.join(_GLANCE_S)

@@ -32,21 +32,30 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
         _thread.stop = None
 
 
+def check() -> None:
+    """Between two short waits.
+
+    Raises:
+        KeyboardInterrupt: this thread is to stop.
+    """
+    stop: threading.Event | None = getattr(_thread, "stop", None)
+    if stop is not None and stop.is_set():
+        _thread.stop = None
+        raise KeyboardInterrupt
+
+
 def slices(timeout_s: float) -> Iterator[float]:
     """A wait of at most ``timeout_s``, as seconds to wait at a time.
 
     Raises:
         KeyboardInterrupt: this thread is to stop.
     """
-    stop: threading.Event | None = getattr(_thread, "stop", None)
-    if stop is None:
+    if getattr(_thread, "stop", None) is None:
         yield timeout_s
         return
     until = time.monotonic() + timeout_s
     while True:
-        if stop.is_set():
-            _thread.stop = None
-            raise KeyboardInterrupt
+        check()
         left_s = until - time.monotonic()
         yield max(0.0, min(SLICE_S, left_s))
         if left_s <= SLICE_S:

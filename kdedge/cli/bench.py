@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def bench(
     artifacts: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="ARTIFACT...", help="Files .onnx or .tflite, kdedge's or not; or one bundle, in torch."),
+        typer.Argument(metavar="ARTIFACT", help="Files .onnx or .tflite, kdedge's or not; or one bundle, in torch."),
     ] = None,
     device: Annotated[
         str,

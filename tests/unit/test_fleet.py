@@ -131,7 +131,7 @@ def test_ctrl_c_ends_what_runs_and_leaves_the_rest_open() -> None:
             tidied.append("yes")
 
     try:
-        jobs = [job(name, do) for name in "abc" for do in (lambda _: 1, wait, begun.append)]
+        jobs = [job(name, do) for name in "abc" for do in (telling(1), wait, lambda _: begun.append(1))]
         outcomes = run_jobs(jobs, Log())
     finally:
         signal.signal(signal.SIGINT, before)
