@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kdedge.errors import KdedgeError
+    from kdedge.reporting import Cell as Figure
     from kdedge_agent.run_record import RunRecord
     from kdedge_bench.fleet import Outcome
     from kdedge_bench.matrix import Cell
     from kdedge_bench.session import Progress
 
-_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FIGURES = ("p50", "peak", "power")
 
 
@@ -90,6 +90,8 @@ def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -
     from rich.table import Table
     from rich.text import Text
 
+    from kdedge.reporting.terminal import note_lines
+
     notes: dict[str, int] = {}
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Artifact", overflow="fold")
@@ -102,43 +104,32 @@ def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -
         runtime, figures, verdict = _row(cell, outcome, notes)
         words = (cell.artifact.path.name, cell.device.name, runtime, str(cell.threads), *figures, verdict)
         table.add_row(*map(Text, words))
-    table.caption = Text("\n".join(f"{_mark(number)} {note}" for note, number in notes.items()))
+    table.caption = Text("\n".join(note_lines(notes)))
     return table
 
 
 def _row(cell: Cell, outcome: Outcome[RunRecord], notes: dict[str, int]) -> tuple[str, list[str], str]:
     """Runtime, figures and verdict."""
-    record = outcome.result
+    from kdedge.reporting.terminal import figure_text, note_mark
+    from kdedge.reporting.text import plain
+
+    record, error = outcome.result, outcome.error
     if record is None:
-        why = "not measured: stopped" if outcome.error is None else _failed(cell, outcome.error)
-        word = "stopped" if outcome.error is None else f"failed {_noted(why, notes)}"
+        word = "stopped" if error is None else f"failed {note_mark(_failed(cell, error), notes)}"
         return cell.runtime or "", ["—"] * len(_FIGURES), word
     found = _figures(record)
-    figures = [
-        found[key].unit.number(found[key].value) if found[key].value is not None
-        else f"—{_noted(found[key].reason, notes)}"
-        for key in _FIGURES
-    ]  # fmt: skip
-    runtime = "\n".join(str(record.runtime[key]) for key in ("name", "version") if record.runtime.get(key))
-    return runtime, figures, record.verdict
+    runtime = "\n".join(plain(record.runtime[key]) for key in ("name", "version") if record.runtime.get(key))
+    return runtime, [figure_text(found[key], notes) for key in _FIGURES], record.verdict
 
 
 def _failed(cell: Cell, error: KdedgeError) -> str:
-    text = output.one_line(error)
-    return text if cell.device.name in text else f"{cell.device.name}: {text}"
+    names_it = (error.where or "").partition(":")[0] == cell.device.name
+    return output.one_line(error) if names_it else f"{cell.device.name}: {output.one_line(error)}"
 
 
-def _figures(record: RunRecord) -> Any:
-    """Cells of the report by column key."""
+def _figures(record: RunRecord) -> Mapping[str, Figure]:
+    """As the report has them, by the key of its column."""
     from kdedge.reporting import Run, Runs, table
 
     (row,) = table(Runs((Run(Path(), record, None),)))
     return row.cells
-
-
-def _noted(note: str, notes: dict[str, int]) -> str:
-    return _mark(notes.setdefault(note, len(notes) + 1))
-
-
-def _mark(number: int) -> str:
-    return str(number).translate(_RAISED)

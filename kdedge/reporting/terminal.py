@@ -35,17 +35,27 @@ def terminal_table(
     for column in columns:
         result.add_column(f"{column.short}\n{column.unit.symbol}", justify="right", no_wrap=True)
     for row in rows:
-        figures = [Text(_figure(row.cells[column.key], notes, spread)) for column in columns]
+        figures = [Text(figure_text(row.cells[column.key], notes, spread=spread)) for column in columns]
         result.add_row(Text(_model(row)), *figures)
     lines = ["Under each figure: its 95% interval."] if spread else []
-    lines += [f"{str(number).translate(_RAISED)} {note}" for note, number in notes.items()]
-    result.caption = Text("\n".join(lines))
+    result.caption = Text("\n".join([*lines, *note_lines(notes)]))
     return result
 
 
-def _figure(cell: Cell, notes: dict[str, int], spread: bool) -> str:
+def note_mark(note: str, notes: dict[str, int]) -> str:
+    """The raised number of a note below a table; a new one if it is not among ``notes`` yet."""
+    return str(notes.setdefault(note, len(notes) + 1)).translate(_RAISED)
+
+
+def note_lines(notes: dict[str, int]) -> list[str]:
+    """What stands below a table: each note behind its number."""
+    return [f"{note_mark(note, notes)} {note}" for note in notes]
+
+
+def figure_text(cell: Cell, notes: dict[str, int], *, spread: bool = False) -> str:
+    """A figure in its unit, or a dash, with the mark of its note or of the reason why it is missing."""
     note = cell.reason or cell.note
-    mark = str(notes.setdefault(note, len(notes) + 1)).translate(_RAISED) if note else ""
+    mark = note_mark(note, notes) if note else ""
     text = "—" if cell.value is None else cell.unit.number(cell.value)
     interval = f"\n{cell.interval_text}" if spread and cell.interval is not None else ""
     return f"{text}{mark}{interval}"
