@@ -46,8 +46,12 @@ class Cell:
     @property
     def label(self) -> str:
         """What is measured by what, in one line, without the device."""
-        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
-        return ", ".join(filter(None, (self.artifact.path.name, self.runtime, threads)))
+        return ", ".join(filter(None, (self.artifact.path.name, self.runtime, self.threads_text)))
+
+    @property
+    def threads_text(self) -> str:
+        """Their number in words."""
+        return f"{self.threads} thread{'' if self.threads == 1 else 's'}"
 
 
 @dataclass(frozen=True)

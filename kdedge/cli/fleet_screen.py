@@ -96,29 +96,30 @@ def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Artifact", overflow="fold")
     table.add_column("Device", overflow="fold")
-    table.add_column("Runtime", no_wrap=True)
-    for heading in ("Threads", "p50\nms", "Peak\nMB", "Power\nW"):
+    table.add_column("Runtime, threads", no_wrap=True)
+    for heading in ("p50\nms", "Peak\nMB", "Power\nW"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for cell, outcome in zip(cells, outcomes, strict=True):
         runtime, figures, verdict = _row(cell, outcome, notes)
-        words = (cell.artifact.path.name, cell.device.name, runtime, str(cell.threads), *figures, verdict)
+        words = (cell.artifact.path.name, cell.device.name, runtime, *figures, verdict)
         table.add_row(*map(Text, words))
     table.caption = Text("\n".join(note_lines(notes)))
     return table
 
 
 def _row(cell: Cell, outcome: Outcome[RunRecord], notes: dict[str, int]) -> tuple[str, list[str], str]:
-    """Runtime, figures and verdict."""
+    """Runtime with threads, figures, and verdict."""
     from kdedge.reporting.terminal import figure_text, note_mark
     from kdedge.reporting.text import plain
 
     record, error = outcome.result, outcome.error
     if record is None:
         word = "stopped" if error is None else f"failed {note_mark(_failed(cell, error), notes)}"
-        return cell.runtime or "", ["—"] * len(_FIGURES), word
+        return "\n".join(filter(None, (cell.runtime, cell.threads_text))), ["—"] * len(_FIGURES), word
     found = _figures(record)
-    runtime = "\n".join(plain(record.runtime[key]) for key in ("name", "version") if record.runtime.get(key))
+    name, version = (plain(record.runtime.get(key) or "") for key in ("name", "version"))
+    runtime = f"{name}\n{', '.join(filter(None, (version, cell.threads_text)))}"
     return runtime, [figure_text(found[key], notes) for key in _FIGURES], record.verdict
 
 
