@@ -72,7 +72,7 @@ class Depth:
             for number, name in enumerate(self.names):
                 block = net.get_submodule(name)
                 if number >= count:
-                    block.forward = _unchanged  # type: ignore[method-assign]
+                    block.forward = _unchanged
                     continue
                 vars(block).pop("forward", None)
                 if self.in_use is not None and number >= self.in_use:
