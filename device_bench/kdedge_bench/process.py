@@ -104,18 +104,19 @@ class Transport(ABC):
             stop(process)
         return self._completed(process.returncode, stdout, stderr)
 
-    def look_around(self, files: Mapping[str, str], *, own_venv: bool = True) -> remote.Ground:
+    def look_around(self, files: Mapping[str, str], *, own_venv: bool = True, tidy: bool = True) -> remote.Ground:
         """Find the device's Python, and which files are there.
 
         Args:
             files: Name in the device's cache -> SHA-256 it must have; one with another hash is removed.
             own_venv: Prefer the environment that kdedge made there.
+            tidy: Remove what kdedge left there and nobody used for a month.
 
         Raises:
             NoPythonError: no interpreter, or not where the device's entry says.
             PythonTooOldError: older than the agent can use.
         """
-        request = json.dumps({"files": dict(files)})
+        request = json.dumps({"files": dict(files), "tidy": tidy})
         script = f"KDEDGE_REQUEST={shlex.quote(request)}\n{remote.FIND_PYTHON}"
         pythons = [python for python in self._pythons() if own_venv or python != remote.OWN_VENV]
         done = self.run(["sh", "-c", script, "kdedge", remote.LOOK_AROUND, *pythons])

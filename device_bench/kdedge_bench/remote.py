@@ -51,7 +51,8 @@ for name, wanted in sorted(request["files"].items()):
     except (IOError, OSError):
         pass
 now = time.time()
-for folder, prefix in ((cache, "agent-"), (os.path.join(cache, "artifacts"), "")):
+places = ((cache, "agent-"), (os.path.join(cache, "artifacts"), "")) if request["tidy"] else ()
+for folder, prefix in places:
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for name in names:
         path = os.path.join(folder, name)
@@ -124,6 +125,17 @@ except EnvironmentError as error:
 finally:
     if part is not None:
         os.unlink(part)
+"""
+
+INSTALLED = """
+import importlib.metadata, json, sys
+found = {}
+for name in json.loads(sys.argv[1]):
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print("kdedge-answer " + json.dumps(found))
 """
 
 GUARD = """

@@ -35,22 +35,36 @@ class Plan:
     Attributes:
         requirements: For pip.
         missing: Format -> why no runtime for it exists there.
+        why: Format -> the runtime that was chosen, and the reason.
     """
 
     requirements: tuple[str, ...]
     missing: dict[str, str]
+    why: dict[str, str]
 
 
 def plan(ground: Ground) -> Plan:
     """The runtimes for a device's Python, processor and C library."""
     requirements: list[str] = []
     missing: dict[str, str] = {}
+    why: dict[str, str] = {}
     for format_name, choose in (("onnx", _onnx), ("tflite", _tflite)):
         chosen, reason = choose(ground)
         requirements += chosen
         if reason is not None:
             missing[format_name] = reason
-    return Plan(tuple(requirements), missing)
+        else:
+            why[format_name] = _why(chosen[0], ground)
+    return Plan(tuple(requirements), missing, why)
+
+
+def _why(chosen: str, ground: Ground) -> str:
+    here = f"Python {ground.version_text} on {ground.machine}"
+    if ground.glibc is not None:
+        here += f" with glibc {'.'.join(map(str, ground.glibc))}"
+    if chosen.startswith("tflite-runtime"):
+        return f"{chosen}, since ai-edge-litert has no wheel for {here}; with the numpy 1 that it was built against"
+    return f"{chosen}, which has a wheel for {here}"
 
 
 def _onnx(ground: Ground) -> tuple[list[str], str | None]:

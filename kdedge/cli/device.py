@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kdedge_bench.fleet import Outcome
     from kdedge_bench.session import OnProgress
     from kdedge_bench.setup import SetupResult
+    from kdedge_bench.setup_plan import SetupPlan
 
 devices = typer.Typer(
     name="device",
@@ -130,11 +131,17 @@ def setup(
         Optional[bool],  # noqa: UP045
         typer.Option("--offline/--online", help="Push wheels from this machine, or use the device's internet."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and why; change nothing.")
+    ] = False,
     jobs: AtOnce = 8,
     accept_new_host_key: NewKey = False,
     as_json: Json = False,
 ) -> None:
     """Put the runtimes into a private environment on devices; does nothing where they are there."""
+    if dry_run:
+        _plan(names, jobs=jobs, accept_new_host_key=accept_new_host_key, as_json=as_json)
+        return
     from kdedge.cli.fleet import leave, on_devices
     from kdedge_bench.selection import names_several, select_devices
     from kdedge_bench.session import Progress
@@ -168,6 +175,56 @@ def setup(
             elif outcome.error is not None:
                 output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
     leave(outcomes, then="the same command goes on with what is missing")
+
+
+def _plan(names: str, *, jobs: int, accept_new_host_key: bool, as_json: bool) -> None:
+    """What a set-up would do."""
+    from kdedge.cli.fleet import leave, on_devices
+    from kdedge_bench.selection import names_several, select_devices
+    from kdedge_bench.setup_plan import plan_setup
+
+    def look(device: Device, _: OnProgress) -> SetupPlan:
+        return plan_setup(device, accept_new_host_key=accept_new_host_key)
+
+    chosen = select_devices(names)
+    if not names_several(names):
+        plan = plan_setup(chosen[0], accept_new_host_key=accept_new_host_key)
+        if as_json:
+            output.document(plan.to_dict())
+        else:
+            _show_plan(plan)
+        return
+    work = [(device, "", partial(look, device)) for device in chosen]
+    outcomes = on_devices(work, jobs=jobs, said=lambda plan: "would be set up" if plan.install else "nothing to do")
+    plans = [outcome.result for outcome in outcomes if outcome.result is not None]
+    if as_json:
+        output.document({"plans": [plan.to_dict() for plan in plans], "failures": _failures(chosen, outcomes)})
+    else:
+        for device, outcome in zip(chosen, outcomes, strict=True):
+            if outcome.result is not None:
+                _show_plan(outcome.result)
+            elif outcome.error is not None:
+                output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
+    leave(outcomes, then="the same command looks again")
+
+
+def _show_plan(plan: SetupPlan) -> None:
+    place = ", ".join(filter(None, (f"Python {plan.python_version} at {plan.python}", plan.machine, plan.libc)))
+    output.result(f"{plan.device}: {place}")
+    for runtime, version in plan.there.items():
+        output.result(f"  has {runtime} {version}")
+    for why in plan.why.values():
+        output.result(f"  needs {why}")
+    for format_, reason in plan.missing.items():
+        if format_ not in plan.why:
+            output.result(f"  no runtime for {format_}: {reason}")
+    if plan.environment is not None:
+        free = f"{plan.free_bytes / 1e9:.1f} GB free there"
+        output.result(f"  would install {', '.join(plan.install)} into {plan.environment} ({free}); nothing needs root")
+    elif plan.install:
+        output.result(f"  that Python is yours: {plan.python} -m pip install {' '.join(plan.install)}")
+    else:
+        output.result("  nothing to do")
 
 
 def _set_up(result: SetupResult) -> str:

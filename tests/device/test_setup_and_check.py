@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from kdedge.errors import DeviceError
+from tests.device.commands import kdedge
 from tests.device.conftest import StartSshd
 from tests.device.runs import quick
 from tests.device.sshd import Sshd, free_port
 
 from kdedge_bench.check import CheckReport, check_device
+from kdedge_bench.devices import add_device
 from kdedge_bench.faults import RuntimeMissingError
 from kdedge_bench.setup import setup_device
+from kdedge_bench.setup_plan import plan_setup
 from kdedge_bench.wheels import WheelsError
 
 
@@ -99,6 +103,39 @@ def test_setup_that_fails_leaves_nothing(start: StartSshd, tmp_path: Path, monke
         setup_device(device.device(), offline=True)
     assert [p.name.split("-")[0] for p in device.cache.iterdir()] == ["agent"]
     assert device.left_over() == {}
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(start: StartSshd, tmp_path: Path) -> None:
+    device = start(path=bare_path(tmp_path / "bare"))
+    plan = plan_setup(device.device())
+    assert plan.install == ("onnxruntime", "ai-edge-litert") and plan.there == {}
+    assert plan.environment == str(device.cache / "venv")
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert plan.why["onnx"].startswith(f"onnxruntime, which has a wheel for Python {version} on ")
+    own = plan_setup(device.device(python=str(tmp_path / "bare" / "bin" / "python")))
+    assert own.environment is None and own.install == plan.install, "an interpreter of the user's own is left alone"
+    assert not device.cache.exists() and device.left_over() == {}
+
+
+def test_a_dry_run_where_the_runtimes_are(board: Sshd) -> None:
+    from importlib.metadata import version
+
+    plan = plan_setup(board.device())
+    assert plan.install == () and plan.environment is None and plan.why == {}
+    assert plan.there["onnxruntime"] == version("onnxruntime")
+    assert not board.cache.exists()
+
+
+def test_a_dry_run_by_the_command(start: StartSshd, tmp_path: Path) -> None:
+    device = start(path=bare_path(tmp_path / "bare"))
+    add_device(device.device("bare"))
+    done = kdedge("device", "setup", "bare", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would install onnxruntime, ai-edge-litert into" in done.stdout and "nothing needs root" in done.stdout
+    both = kdedge("device", "setup", "bare,bare", "--dry-run", "--json")
+    (plan,) = json.loads(both.stdout)["plans"]
+    assert plan["install"] == ["onnxruntime", "ai-edge-litert"] and plan["device"] == "bare"
+    assert not device.cache.exists()
 
 
 def test_setup_does_nothing_where_the_runtimes_are(board: Sshd) -> None:

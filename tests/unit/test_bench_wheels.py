@@ -36,6 +36,8 @@ def test_plan(device: Ground, requirements: tuple[str, ...], missing: set[str]) 
     assert planned.requirements == requirements
     assert set(planned.missing) == missing
     assert all(planned.missing.values())
+    assert set(planned.why) == {"onnx", "tflite"} - missing
+    assert all(planned.why[name].split(",")[0] in planned.requirements for name in planned.why)
 
 
 def test_tags_cover_every_wheel_the_device_can_install() -> None:
