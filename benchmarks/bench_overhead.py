@@ -46,7 +46,7 @@ def overhead_s(artifact: Path, out: Path) -> float:
     record = json.loads(done.stdout)
     latency = record["latency_s"]
     measured_s = math.fsum(latency["samples"]) + math.fsum(latency["warmup_samples"])
-    return whole_s - measured_s - record["load_s"] - record["first_inference_s"]
+    return float(whole_s - measured_s - record["load_s"] - record["first_inference_s"])
 
 
 def import_s(runs: int) -> float:
