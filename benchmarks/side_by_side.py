@@ -6,7 +6,7 @@ process of its own, which tool begins changes from round to round. Printed: the 
 figure / theirs, with its 95% interval, for the figures that both give. LiteRT's tool calls the CompiledModel API where
 kdedge calls the Interpreter, which tflite-runtime has too; so one more turn each loops over either API, bare, to tell a
 difference of the tools from one of the APIs. The profiler writes a line for each op, so that its inferences take
-longer.
+longer; a turn without it shows by how much.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/side_by_side.py [ARTIFACT...] [--rounds 15] [--seconds 2]
      Without an artifact: the int8 MobileNetV2 of 224 pixels that `int8_latency.py` has, in both formats.
@@ -75,19 +75,23 @@ for _ in range(runs):
     samples.append(time.perf_counter() - begin)
 print(statistics.median(samples), statistics.fmean(samples))
 """
-PROFILED = """
-import json, os, sys, tempfile, numpy, onnxruntime, statistics
+SESSION = """
+import json, os, sys, tempfile, time, numpy, onnxruntime, statistics
 path, warmup, runs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
-options.enable_profiling, options.profile_file_prefix = True, os.path.join(tempfile.mkdtemp(), "profile")
+if profiled:
+    options.enable_profiling, options.profile_file_prefix = True, os.path.join(tempfile.mkdtemp(), "profile")
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 kinds = {"tensor(float)": numpy.float32, "tensor(uint8)": numpy.uint8, "tensor(int8)": numpy.int8,
          "tensor(int32)": numpy.int32, "tensor(int64)": numpy.int64}
 feeds = {i.name: numpy.zeros([s if isinstance(s, int) else 1 for s in i.shape], kinds[i.type])
          for i in session.get_inputs()}
+call = lambda: session.run(None, feeds)
+"""
+PROFILE = """
 for _ in range(warmup + runs):
-    session.run(None, feeds)
+    call()
 events = json.load(open(session.end_profiling()))
 whole = [1e-6 * e["dur"] for e in events if e.get("cat") == "Session" and e["name"] == "model_run"][warmup:]
 print(statistics.median(whole), statistics.fmean(whole))
@@ -122,7 +126,11 @@ def by_script(script: str, artifact: Path, runs: int) -> Figures:
 def tools(artifact: Path, runs: int) -> dict[str, Callable[[], Figures]]:
     """Whom kdedge is compared with."""
     if artifact.suffix == ".onnx":
-        return {"ONNX Runtime's profiler": lambda: by_script(PROFILED, artifact, runs)}
+        profiled, bare_session = f"profiled = True\n{SESSION}{PROFILE}", f"profiled = False\n{SESSION}{LOOP}"
+        return {
+            "ONNX Runtime's profiler": lambda: by_script(profiled, artifact, runs),
+            "session.run, bare": lambda: by_script(bare_session, artifact, runs),
+        }
     bare = {name: lambda script=script: by_script(script + LOOP, artifact, runs) for name, script in BARE.items()}
     return {"benchmark_litert_model.py": lambda: by_litert(artifact, runs), **bare}
 

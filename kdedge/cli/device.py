@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kdedge_bench.session import OnProgress
     from kdedge_bench.setup import SetupResult
     from kdedge_bench.setup_plan import SetupPlan
+
+R = TypeVar("R")
 
 devices = typer.Typer(
     name="device",
@@ -169,11 +171,7 @@ def setup(
     if as_json:
         output.document({"results": [result.to_dict() for result in results], "failures": _failures(chosen, outcomes)})
     else:
-        for device, outcome in zip(chosen, outcomes, strict=True):
-            if outcome.result is not None:
-                _show_setup(outcome.result)
-            elif outcome.error is not None:
-                output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
+        _show_each(chosen, outcomes, _show_setup)
     leave(outcomes, then="the same command goes on with what is missing")
 
 
@@ -200,12 +198,16 @@ def _plan(names: str, *, jobs: int, accept_new_host_key: bool, as_json: bool) ->
     if as_json:
         output.document({"plans": [plan.to_dict() for plan in plans], "failures": _failures(chosen, outcomes)})
     else:
-        for device, outcome in zip(chosen, outcomes, strict=True):
-            if outcome.result is not None:
-                _show_plan(outcome.result)
-            elif outcome.error is not None:
-                output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
+        _show_each(chosen, outcomes, _show_plan)
     leave(outcomes, then="the same command looks again")
+
+
+def _show_each(chosen: Sequence[Device], outcomes: Sequence[Outcome[R]], show: Callable[[R], None]) -> None:
+    for device, outcome in zip(chosen, outcomes, strict=True):
+        if outcome.result is not None:
+            show(outcome.result)
+        elif outcome.error is not None:
+            output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
 
 
 def _show_plan(plan: SetupPlan) -> None:
