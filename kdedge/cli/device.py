@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Protocol, TypeVar
 
 import typer
 
@@ -16,12 +16,17 @@ from kdedge.cli.options import AtOnce, Json, NewKey
 if TYPE_CHECKING:
     from kdedge_bench.check import CheckReport
     from kdedge_bench.devices import Device
-    from kdedge_bench.fleet import Outcome
     from kdedge_bench.session import OnProgress
     from kdedge_bench.setup import SetupResult
     from kdedge_bench.setup_plan import SetupPlan
 
-R = TypeVar("R")
+
+class _Result(Protocol):
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+
+
+R = TypeVar("R", bound=_Result)
 
 devices = typer.Typer(
     name="device",
@@ -84,7 +89,6 @@ def list_(as_json: Json = False) -> None:
 @devices.command(epilog="Example: kdedge device check pi")
 def check(names: Names, jobs: AtOnce = 8, accept_new_host_key: NewKey = False, as_json: Json = False) -> None:
     """Look at devices from the wire to the power sensor; say what is missing and how to cure it."""
-    from kdedge.cli.fleet import leave, on_devices
     from kdedge_bench.check import check_device
     from kdedge_bench.selection import names_several, select_devices
 
@@ -101,20 +105,12 @@ def check(names: Names, jobs: AtOnce = 8, accept_new_host_key: NewKey = False, a
     def look(device: Device, _: OnProgress) -> CheckReport:
         return check_device(device, accept_new_host_key=accept_new_host_key)
 
-    chosen = select_devices(names)
-    work = [(device, "", partial(look, device)) for device in chosen]
-    outcomes = on_devices(work, jobs=jobs, said=lambda report: "ok" if report.ok else "FAIL")
-    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
-    if as_json:
-        output.document({"reports": [report.to_dict() for report in reports], "failures": _failures(chosen, outcomes)})
-    else:
-        for device, outcome in zip(chosen, outcomes, strict=True):
-            output.result(f"{device.name}:")
-            if outcome.result is not None:
-                _show_report(outcome.result)
-            elif outcome.error is not None:
-                output.result(f"FAIL  {output.one_line(outcome.error)}")
-    leave(outcomes, then="the same command looks again")
+    def show(report: CheckReport) -> None:
+        output.result(f"{report.device}:")
+        _show_report(report)
+
+    words = {"key": "reports", "then": "the same command looks again"}
+    reports = _on_each(select_devices(names), look, _checked, show, jobs=jobs, as_json=as_json, **words)
     if not all(report.ok for report in reports):
         raise typer.Exit(3)
 
@@ -144,7 +140,6 @@ def setup(
     if dry_run:
         _plan(names, jobs=jobs, accept_new_host_key=accept_new_host_key, as_json=as_json)
         return
-    from kdedge.cli.fleet import leave, on_devices
     from kdedge_bench.selection import names_several, select_devices
     from kdedge_bench.session import Progress
     from kdedge_bench.setup import setup_device
@@ -164,20 +159,12 @@ def setup(
         else:
             _show_setup(result)
         return
-    with output.libraries_on_stderr():
-        work = [(device, "", partial(put_beside_others, device)) for device in chosen]
-        outcomes = on_devices(work, jobs=jobs, said=_set_up)
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    if as_json:
-        output.document({"results": [result.to_dict() for result in results], "failures": _failures(chosen, outcomes)})
-    else:
-        _show_each(chosen, outcomes, _show_setup)
-    leave(outcomes, then="the same command goes on with what is missing")
+    words = {"key": "results", "then": "the same command goes on with what is missing"}
+    _on_each(chosen, put_beside_others, _set_up, _show_setup, jobs=jobs, as_json=as_json, **words)
 
 
 def _plan(names: str, *, jobs: int, accept_new_host_key: bool, as_json: bool) -> None:
     """What a set-up would do."""
-    from kdedge.cli.fleet import leave, on_devices
     from kdedge_bench.selection import names_several, select_devices
     from kdedge_bench.setup_plan import plan_setup
 
@@ -192,22 +179,59 @@ def _plan(names: str, *, jobs: int, accept_new_host_key: bool, as_json: bool) ->
         else:
             _show_plan(plan)
         return
-    work = [(device, "", partial(look, device)) for device in chosen]
-    outcomes = on_devices(work, jobs=jobs, said=lambda plan: "would be set up" if plan.install else "nothing to do")
-    plans = [outcome.result for outcome in outcomes if outcome.result is not None]
+    words = {"key": "plans", "then": "the same command looks again"}
+    _on_each(chosen, look, _planned, _show_plan, jobs=jobs, as_json=as_json, **words)
+
+
+def _on_each(
+    chosen: Sequence[Device],
+    do: Callable[[Device, OnProgress], R],
+    said: Callable[[R], str],
+    show: Callable[[R], None],
+    *,
+    jobs: int,
+    as_json: bool,
+    key: str,
+    then: str,
+) -> list[R]:
+    """The results of several devices, shown or as one document; leaves where one failed.
+
+    Args:
+        chosen: Which.
+        do: What is done on each.
+        said: A result in a few words, as soon as it is there.
+        show: A result in full, at the end.
+        jobs: Devices at a time.
+        as_json: One document in place of what ``show`` says.
+        key: Of the results in that document.
+        then: How to go on.
+    """
+    from kdedge.cli.fleet import leave, on_devices
+
+    with output.libraries_on_stderr():
+        work = [(device, "", partial(do, device)) for device in chosen]
+        outcomes = on_devices(work, jobs=jobs, said=said)
+    pairs = list(zip(chosen, outcomes, strict=True))
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    failed = [(device, outcome.error) for device, outcome in pairs if outcome.error is not None]
     if as_json:
-        output.document({"plans": [plan.to_dict() for plan in plans], "failures": _failures(chosen, outcomes)})
+        failures = [{"device": device.name, "error": output.described(error)} for device, error in failed]
+        output.document({key: [result.to_dict() for result in results], "failures": failures})
     else:
-        _show_each(chosen, outcomes, _show_plan)
-    leave(outcomes, then="the same command looks again")
+        for result in results:
+            show(result)
+        for device, error in failed:
+            output.result(f"{device.name}: failed: {output.one_line(error)}")
+    leave(outcomes, then=then)
+    return results
 
 
-def _show_each(chosen: Sequence[Device], outcomes: Sequence[Outcome[R]], show: Callable[[R], None]) -> None:
-    for device, outcome in zip(chosen, outcomes, strict=True):
-        if outcome.result is not None:
-            show(outcome.result)
-        elif outcome.error is not None:
-            output.result(f"{device.name}: failed: {output.one_line(outcome.error)}")
+def _checked(report: CheckReport) -> str:
+    return "ok" if report.ok else "FAIL"
+
+
+def _planned(plan: SetupPlan) -> str:
+    return "would be set up" if plan.install else "nothing to do"
 
 
 def _show_plan(plan: SetupPlan) -> None:
@@ -218,8 +242,7 @@ def _show_plan(plan: SetupPlan) -> None:
     for why in plan.why.values():
         output.result(f"  needs {why}")
     for format_, reason in plan.missing.items():
-        if format_ not in plan.why:
-            output.result(f"  no runtime for {format_}: {reason}")
+        output.result(f"  no runtime for {format_}: {reason}")
     if plan.environment is not None:
         free = f"{plan.free_bytes / 1e9:.1f} GB free there"
         output.result(f"  would install {', '.join(plan.install)} into {plan.environment} ({free}); nothing needs root")
@@ -239,14 +262,6 @@ def _show_setup(result: SetupResult) -> None:
         output.result(f"  {runtime} {version}")
     for format_, reason in result.missing.items():
         output.result(f"  no runtime for {format_}: {reason}")
-
-
-def _failures(chosen: Sequence[Device], outcomes: Sequence[Outcome[Any]]) -> list[dict[str, Any]]:
-    return [
-        {"device": device.name, "error": output.described(outcome.error)}
-        for device, outcome in zip(chosen, outcomes, strict=True)
-        if outcome.error is not None
-    ]
 
 
 @devices.command(epilog="Example: kdedge device remove pi")
