@@ -80,8 +80,9 @@ import json, os, sys, tempfile, time, numpy, onnxruntime, statistics
 path, warmup, runs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
+folder = tempfile.TemporaryDirectory()
 if profiled:
-    options.enable_profiling, options.profile_file_prefix = True, os.path.join(tempfile.mkdtemp(), "profile")
+    options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder.name, "profile")
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 kinds = {"tensor(float)": numpy.float32, "tensor(uint8)": numpy.uint8, "tensor(int8)": numpy.int8,
          "tensor(int32)": numpy.int32, "tensor(int64)": numpy.int64}
