@@ -51,7 +51,9 @@ def bench(
     ] = 2.0,
     starts: Annotated[
         int,
-        typer.Option("--starts", metavar="K", min=1, help="Processes to measure in, in turn; from 3 on intervals are over them."),
+        typer.Option(
+            "--starts", metavar="K", min=1, help="Processes to measure in; from 3 on intervals are over them."
+        ),
     ] = 1,
     pin: Annotated[
         Optional[str],  # noqa: UP045
