@@ -102,7 +102,7 @@ def build_record(
         created_at: UTC, ISO 8601, by the host's clock.
         artifact: path, format, precision, size_bytes, model, as the host knows them.
         versions: Of the host (``kdedge``); the agent's own are added.
-        accuracy: n, accuracy, f1_macro on the device; None takes what stands under ``accuracy`` in the result.
+        accuracy: n and the scores on the device; None takes what stands under ``accuracy`` in the result.
 
     Raises:
         ProtocolError: the result lacks something, or something in it is of a wrong type.

@@ -106,7 +106,8 @@ class RunRecord:
             error_w and net_error_w by cause, gap_s, samples [[s, W]]; failed_readings, reading (what it costs),
             sources_found (every source by name), estimate (of what the source does not measure, or None). Of a meter
             on the host also meter, clock, windows_s, error_j. None where no source is.
-        accuracy: n, accuracy, f1_macro of the artifact on the device; None where not asked for.
+        accuracy: n, and accuracy and f1_macro of the artifact on the device, or exact_match and f1 of answers out of
+            texts; None where not asked for.
         unmeasured: quantity -> reason, for every null above.
         facts: What the agent saw of the device; before, after and (about once a second) during the timing; thirds
             (temperature and frequency of the first and the last), others (what else used the processors),

@@ -124,7 +124,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What the host asks the agent to predict, for accuracy with the device's own kernels.
+    """What the host asks the agent to predict, for scores with the device's own kernels.
 
     Attributes:
         artifact: Path of the artifact on the device.
@@ -137,7 +137,8 @@ class ScoreRequest:
         dtype: ``float32`` (normalised images), ``uint8`` (pixels 0..255, normalised on the device by the
             artifact's own metadata), or ``int32`` (tokens).
         columns: Names of the inputs that the arrays are for; empty for the only input of a model.
-        labels: True class of each sample; empty where the host counts the hits itself.
+        returns: ``classes``, the arg-max of each sample; or ``outputs``, the first output itself, where the host makes
+            more of it than a class.
         runtime: As in RunRequest.
         threads: Intra-op threads of the runtime.
         wait_s: As in RunRequest.
@@ -151,7 +152,7 @@ class ScoreRequest:
     shape: List[int]
     dtype: str
     columns: List[str] = field(default_factory=list)
-    labels: List[int] = field(default_factory=list)
+    returns: str = "classes"
     runtime: Optional[str] = None
     threads: int = 1
     wait_s: float = 600.0
@@ -168,8 +169,7 @@ class ScoreRequest:
             2 <= len(self.shape) <= 8 and all(fits(n, int) and 0 < n < 2**31 for n in self.shape),
             "shape: 2 to 8 positive whole numbers, samples first",
         )
-        require(all(fits(label, int) for label in self.labels), "labels: whole numbers")
-        require(len(self.labels) in (0, self.shape[0]), "labels: one for each sample, or none")
+        require(self.returns in ("classes", "outputs"), "returns: classes or outputs")
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -1,7 +1,8 @@
-"""Accuracy with the device's own kernels: samples go there in pieces, predictions come back."""
+"""Scores with the device's own kernels: samples go there in pieces, classes or outputs come back."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,10 +25,26 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
     Pair: TypeAlias = tuple[Array | Mapping[str, Array], Array]
-    AccuracyData: TypeAlias = Pair | Iterable[Pair]
+    AccuracyData: TypeAlias = Pair | Iterable[Pair] | "Scored"
 
 #: Of one piece of samples: what lies on the device, and here in memory, at a time.
 PIECE_BYTES = 32 << 20
+#: Of one whose outputs come back, in one message: of a reader they are two thirds as large as its inputs.
+PIECE_BYTES_OF_OUTPUTS = 8 << 20
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples of a net whose outputs are more than classes, such as answers out of texts.
+
+    Attributes:
+        inputs: Name of each of the model's inputs -> int32 [N, ...], all of one shape; N ≥ 1.
+        score: The outputs of all samples, float32 [N, *], in order and each flattened -> ``n`` and the figures of the
+            task, each in [0, 1].
+    """
+
+    inputs: Mapping[str, Array]
+    score: Callable[[Array], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,30 +59,30 @@ class Ready:
 
 
 def score(ready: Ready, request: RunRequest, data: AccuracyData, on_scored: Callable[[int], None]) -> dict[str, Any]:
-    """Accuracy and macro F1 of the artifact on the device.
+    """Scores of the artifact on the device: accuracy and macro F1, or what the data themselves make of the outputs.
 
     Args:
         ready: Where the artifact is.
         request: The run that the score belongs to: runtime, threads.
         data: (samples, labels int [N]) or an iterator of such pairs. Samples are float32 [N, ...], preprocessed;
             uint8 [N,C,H,W], pixels that the agent normalises by the artifact's own metadata; or, for a model of
-            several inputs, a mapping from their names to int32 arrays [N, ...] of one shape.
+            several inputs, a mapping from their names to int32 arrays [N, ...] of one shape. Or ``Scored``.
         on_scored: Told how many samples are done.
 
     Returns:
-        ``n``, ``accuracy``, ``f1_macro``, and the ``runtime`` that scored.
+        ``n``, the figures (``accuracy`` and ``f1_macro`` of classes), and the ``runtime`` that scored.
 
     Raises:
         DataError: no samples, or arrays that do not go together.
         DeviceError: the device or the wire failed.
     """
+    if isinstance(data, Scored):
+        return _score_outputs(ready, request, data, on_scored)
     predictions: list[int] = []
     labels: list[int] = []
     runtime: Any = None
     for piece, piece_labels in pieces(data):
-        with _on_device(ready, piece.values) as (path, sha256):
-            wish = _wish(request, path, sha256, piece)
-            answer = ready.agent.request({"type": "score", "request": wish.to_dict()}, about=ready.artifact)
+        answer = _answer(ready, request, piece, "classes")
         predictions += _predictions(answer, len(piece_labels), ready.transport.device)
         labels += piece_labels
         runtime = answer.get("runtime")
@@ -73,6 +90,29 @@ def score(ready: Ready, request: RunRequest, data: AccuracyData, on_scored: Call
     if not labels:
         raise DataError("no samples to measure the accuracy with")
     return {**metrics(predictions, labels), "runtime": runtime}
+
+
+def _score_outputs(ready: Ready, request: RunRequest, data: Scored, on_scored: Callable[[int], None]) -> dict[str, Any]:
+    import numpy as np
+
+    parts: list[Array] = []
+    runtime: Any = None
+    count = len(next(iter(data.inputs.values())))
+    for piece, none in pieces((data.inputs, np.zeros(count, np.int64)), PIECE_BYTES_OF_OUTPUTS):
+        answer = _answer(ready, request, piece, "outputs")
+        parts.append(_outputs(answer, len(none), ready.transport.device))
+        runtime = answer.get("runtime")
+        on_scored(sum(map(len, parts)))
+    if len({part.shape[1] for part in parts}) > 1:
+        raise WireError("the device answered with outputs of several sizes", where=ready.transport.device.name)
+    return {**data.score(np.concatenate(parts)), "runtime": runtime}
+
+
+def _answer(ready: Ready, request: RunRequest, piece: Piece, returns: str) -> Message:
+    """What the device makes of one piece."""
+    with _on_device(ready, piece.values) as (path, sha256):
+        wish = _wish(request, path, sha256, piece, returns)
+        return ready.agent.request({"type": "score", "request": wish.to_dict()}, about=ready.artifact)
 
 
 def metrics(predictions: list[int], labels: list[int]) -> dict[str, Any]:
@@ -106,8 +146,8 @@ class Piece:
         return list(self.values.shape[1:] if self.columns else self.values.shape)
 
 
-def pieces(data: AccuracyData) -> Iterator[tuple[Piece, list[int]]]:
-    """The samples in contiguous pieces of at most ``PIECE_BYTES``, each with its labels.
+def pieces(data: Pair | Iterable[Pair], size_bytes: int | None = None) -> Iterator[tuple[Piece, list[int]]]:
+    """The samples in contiguous pieces of at most ``size_bytes`` (``PIECE_BYTES``), each with its labels.
 
     Raises:
         DataError: arrays of other types or lengths than needed.
@@ -120,7 +160,7 @@ def pieces(data: AccuracyData) -> Iterator[tuple[Piece, list[int]]]:
         columns = dict(given) if isinstance(given, Mapping) else {"": given}
         arrays, labels = [np.asarray(values) for values in columns.values()], np.asarray(raw_labels)
         _check_pair(arrays, labels, (np.int32,) if isinstance(given, Mapping) else (np.float32, np.uint8))
-        step = max(1, PIECE_BYTES // max(1, len(arrays) * arrays[0][:1].nbytes))
+        step = max(1, (size_bytes or PIECE_BYTES) // max(1, len(arrays) * arrays[0][:1].nbytes))
         for start in range(0, len(labels), step):
             parts = [array[start : start + step] for array in arrays]
             if isinstance(given, Mapping):
@@ -159,7 +199,7 @@ def _on_device(ready: Ready, values: Array) -> Iterator[tuple[str, str]]:
     ready.agent.request({"type": "remove", "paths": [path]})
 
 
-def _wish(request: RunRequest, path: str, sha256: str, piece: Piece) -> ScoreRequest:
+def _wish(request: RunRequest, path: str, sha256: str, piece: Piece, returns: str) -> ScoreRequest:
     try:
         return ScoreRequest(
             artifact=request.artifact,
@@ -170,6 +210,7 @@ def _wish(request: RunRequest, path: str, sha256: str, piece: Piece) -> ScoreReq
             shape=piece.shape,
             dtype=str(piece.values.dtype),
             columns=list(piece.columns),
+            returns=returns,
             runtime=request.runtime,
             threads=request.threads,
             wait_s=request.wait_s,
@@ -186,3 +227,20 @@ def _predictions(answer: Message, count: int, device: Device) -> list[int]:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1_000_000:
             raise WireError("the device answered with what is no class", where=device.name)
     return found
+
+
+def _outputs(answer: Message, count: int, device: Device) -> Array:
+    """Finite float32 [count, k] out of the message's texts."""
+    import numpy as np
+
+    texts = answer.get("outputs")
+    try:
+        data = b"".join(base64.b64decode(text, validate=True) for text in texts) if isinstance(texts, list) else b""
+    except (TypeError, ValueError):  # no text, or none of base64
+        data = b""
+    if not data or len(data) % (4 * count):
+        raise WireError(f"the device did not answer with the outputs of {count} samples", where=device.name)
+    outputs = np.frombuffer(data, "<f4").reshape(count, -1)
+    if not np.isfinite(outputs).all():
+        raise WireError("the device answered with outputs that are no finite numbers", where=device.name)
+    return outputs

@@ -61,7 +61,9 @@ def show_record(record: RunRecord, path: Path) -> None:
     for line in profile_lines(record.profile or {}):
         output.result(f"profile      {line}")
     if record.accuracy is not None:
-        output.result(f"accuracy     {record.accuracy['accuracy']:.4f} (n={record.accuracy['n']})")
+        from kdedge.metrics import in_words
+
+        output.result(f"scores       {in_words(record.accuracy)} (n={record.accuracy['n']})")
     output.result(f"verdict      {record.verdict}")
     for reason in record.verdict_reasons:
         output.result(f"             {reason}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdedge.errors import ArtifactError, UserError
+from kdedge.errors import ArtifactError
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
@@ -92,7 +92,7 @@ def about_artifact(artifact: Path, accuracy_data: str | None, split: str) -> tup
     """What the record of a measurement is to say of an artifact, and what is sent to the device to be scored.
 
     Returns:
-        model, precision and bundle_id, as far as the file tells them; (samples, labels), None without
+        model, precision and bundle_id, as far as the file tells them; what ``scoring.score`` takes, None without
         ``accuracy_data``.
 
     Raises:
@@ -101,31 +101,43 @@ def about_artifact(artifact: Path, accuracy_data: str | None, split: str) -> tup
     metadata = _metadata(artifact)
     scored = None
     if accuracy_data is not None:
-        found = for_artifact(metadata, artifact, accuracy_data, split)
-        scored = (for_device(found, artifact), found.data.labels.numpy())
+        scored = for_device(for_artifact(metadata, artifact, accuracy_data, split), artifact)
     known = metadata or {}
     return {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}, scored
 
 
 def for_device(found: Samples, artifact: Path) -> Any:
-    """What is sent to be scored: pixels as they are, which the agent normalises, else the net's own inputs.
+    """What is sent to be scored, with its labels: pixels, which the agent normalises, else the net's inputs.
 
-    Raises:
-        UserError: the device would have to find answers in texts.
+    Answers out of texts are put together here, of the outputs that come back.
     """
-    if found.data.labels.ndim != 1:
-        raise UserError(
-            "accuracy on the device is measured for nets that tell classes; answers out of texts are put together here",
-            where=artifact,
-            cure="Leave --accuracy-data out, and score it here with kdedge eval",
-        )
     if found.preprocessing.kind == "image":
-        return found.data.columns[0].numpy()
+        return found.data.columns[0].numpy(), found.data.labels.numpy()
     inputs = found.preprocessing.prepare(found.data.columns)
     if len(inputs) == 1:
-        return inputs[0].numpy()
+        return inputs[0].numpy(), found.data.labels.numpy()
     names = [spec.name for spec in found.preprocessing.inputs]
-    return {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
+    by_name = {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
+    if found.data.labels.ndim == 1:
+        return by_name, found.data.labels.numpy()
+    return _answers(found, by_name, artifact)
+
+
+def _answers(found: Samples, inputs: dict[str, Any], artifact: Path) -> Any:
+    """Windows of questions, and how their outputs become scores."""
+    import torch
+
+    from kdedge_bench.scoring import Scored
+
+    tokens = found.data.columns[0].shape[1]
+
+    def score(outputs: Any) -> dict[str, Any]:
+        if outputs.shape[1] != 2 * tokens:
+            said = f"{outputs.shape[1]} outputs for {tokens} tokens"
+            raise ArtifactError(f"{said}; start and end of an answer are two a token", where=artifact)
+        return found.data.score(torch.from_numpy(outputs.copy()).reshape(-1, 2, tokens)).to_dict()
+
+    return Scored(inputs, score)
 
 
 def _metadata(artifact: Path) -> dict[str, Any] | None:

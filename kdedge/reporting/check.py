@@ -46,7 +46,7 @@ def parse_record(document: Any) -> RunRecord:
         if not isinstance(value, Mapping):
             _need_number(value, f"memory_bytes.{key}")
     for key, value in (record.accuracy or {}).items():
-        if key in ("n", "accuracy", "f1_macro"):
+        if key in ("n", "accuracy", "f1_macro", "exact_match", "f1"):
             _need_number(value, f"accuracy.{key}")
     _need_number(record.artifact.get("size_bytes"), "artifact.size_bytes")
     return record

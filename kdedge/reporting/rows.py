@@ -18,13 +18,13 @@ from kdedge.reporting.cells import (
     Cell,
     Unit,
     missing,
-    proportion,
     recorded,
     single,
 )
 from kdedge.reporting.check import is_number
 from kdedge.reporting.energy_text import power_notes
 from kdedge.reporting.runs import Run, Runs, Trained
+from kdedge.reporting.scores import score_cells
 from kdedge.reporting.text import plain
 from kdedge_agent.run_record import RunRecord
 
@@ -34,7 +34,6 @@ _MEDIAN, _LARGEST = "median of the starts", "largest of the starts"
 _EXACT = "exact"
 _LABELS = {"student_float": "float student", "student_int8": "int8 student", "teacher": "teacher"}
 _WEIGHTS = {"student_float": FLOAT_WEIGHTS, "student_int8": INT8_STATE}
-_F1_KIND = "no interval for F1"
 _NOT_BENCHED = "not benched in torch; `kdedge bench BUNDLE` measures it"
 
 
@@ -127,10 +126,8 @@ def student_rows(trained: Trained, roles: Sequence[str] = ("student_float", "stu
         metrics = _part(trained.manifest, "metrics").get(role)
         facts = metrics if isinstance(metrics, Mapping) else {}
         reason = f"the bundle's manifest has no metrics of {role}"
-        n = facts.get("n")
         cells = {
-            "accuracy": proportion(facts.get("accuracy"), n, reason),
-            "f1_macro": _f1(facts.get("f1_macro"), n, reason),
+            **score_cells(facts, reason),
             "size": _student_size(trained, role),
         }
         for column in (*COLUMNS, *DETAIL_COLUMNS):
@@ -210,7 +207,7 @@ def _run_cells(run: Run) -> dict[str, Cell]:
         )
         for key in ("p50", "p90", "p99")
     }
-    cells["accuracy"], cells["f1_macro"] = _accuracy(run)
+    cells |= _scores(run)
     cells["size"] = single(record.artifact.get("size_bytes"), MEGABYTES, why("artifact.size_bytes"), why=_EXACT)
     median, largest = (_MEDIAN, _LARGEST) if record.starts > 1 else (_ONE_PROCESS, _ONE_PROCESS)
     for name, key in (("load", "load_s"), ("first", "first_inference_s")):
@@ -221,31 +218,19 @@ def _run_cells(run: Run) -> dict[str, Cell]:
     return cells | _power(run)
 
 
-def _accuracy(run: Run) -> tuple[Cell, Cell]:
-    """Accuracy and F1 on the device; else accuracy from the parity record, said to be the host's."""
+def _scores(run: Run) -> dict[str, Cell]:
+    """Accuracy and F1 on the device; else those of the parity record, said to be the host's."""
     record, why = run.record, partial(_reason, run)
     found = record.accuracy or {}
-    reason = why("accuracy.f1_macro", "f1_macro", "accuracy")
-    if is_number(found.get("accuracy")):
-        n = found.get("n")
-        return proportion(found["accuracy"], n, None), _f1(found.get("f1_macro"), n, reason)
+    if is_number(found.get("accuracy")) or is_number(found.get("exact_match")):
+        return score_cells(found, why("accuracy.f1_macro", "f1_macro", "accuracy"))
     if run.parity is not None:
         parity = run.parity.document["parity"]
-        return (
-            proportion(parity.get("accuracy_artifact"), parity.get("n"), "not in the parity record", note=HOST_NOTE),
-            missing(PROPORTION, "the parity record holds no F1"),
-        )
+        scores = parity.get("scores_artifact") or {"n": parity.get("n"), "accuracy": parity.get("accuracy_artifact")}
+        return score_cells(scores, "not in the parity record", note=HOST_NOTE)
     given = why("accuracy")
     absent = "no accuracy in the record and no parity record of this artifact beside it"
-    return missing(PROPORTION, f"{given}; {absent}" if given else absent), missing(PROPORTION, reason or absent)
-
-
-def _f1(value: object, n: object, reason: str | None) -> Cell:
-    """F1 is no mean over samples: it has an n, and no interval that n alone could give."""
-    if not is_number(value):
-        return missing(PROPORTION, reason)
-    count = int(n) if is_number(n) else None
-    return Cell(float(value), PROPORTION, count, interval_kind=_F1_KIND)
+    return score_cells({}, f"{given}; {absent}" if given else absent)
 
 
 def _power(run: Run) -> dict[str, Cell]:

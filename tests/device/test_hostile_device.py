@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kdedge.errors import DeviceError, WireError
 from tests.device.runs import quick
@@ -15,6 +17,7 @@ from tests.meters import logger
 
 from kdedge_agent.run_record import RunRecord
 from kdedge_bench.devices import Device
+from kdedge_bench.scoring import Scored
 
 
 def lying_python(folder: Path, *, looks: str | None = None, agent: str | None = None) -> str:
@@ -62,10 +65,10 @@ def true_answer(board: Sshd, onnx_file: Path, tmp_path_factory: pytest.TempPathF
     return {"type": "result", **{k: v for k, v in record.to_dict().items() if k != "artifact"}}
 
 
-def lying_device(board: Sshd, folder: Path, answer: dict[str, Any]) -> Device:
+def lying_device(board: Sshd, folder: Path, answer: dict[str, Any], *, scratch_dir: str = "/../../etc") -> Device:
     """A device whose agent greets as it should and then gives this answer to everything."""
     (folder / "answer.json").write_text(json.dumps(answer))
-    hello = {"type": "hello", "protocol": 1, "agent_version": "0.1.0", "python": "3.11", "scratch_dir": "/../../etc"}
+    hello = {"type": "hello", "protocol": 1, "agent_version": "0.1.0", "python": "3.11", "scratch_dir": scratch_dir}
     program = (
         "import sys\n"
         f"print({json.dumps(hello)!r}, flush=True)\n"
@@ -108,6 +111,39 @@ def test_lies_in_the_record(
         quick(onnx_file, device, tmp_path / "runs")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+HALVES = base64.b64encode(np.full((2, 3), 0.5, "<f4").tobytes()).decode()
+OUTPUT_LIES: list[tuple[str, dict[str, Any]]] = [
+    ("no outputs", {}),
+    ("outputs in one text", {"outputs": HALVES}),
+    ("outputs that are numbers", {"outputs": [0.5]}),
+    ("outputs in no base64", {"outputs": ["*" * 16]}),
+    ("outputs of fewer samples", {"outputs": [base64.b64encode(b"1234").decode()]}),
+    ("outputs that are empty", {"outputs": [""]}),
+    ("outputs that are not numbers", {"outputs": [base64.b64encode(b"\xff" * 16).decode()]}),
+]
+
+
+@pytest.mark.parametrize(("what", "lie"), OUTPUT_LIES, ids=[what for what, _ in OUTPUT_LIES])
+def test_lies_in_the_outputs(
+    board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any], what: str, lie: dict[str, Any]
+) -> None:
+    tokens = {"input_ids": np.ones((2, 4), np.int32)}
+    asked = Scored(tokens, lambda outputs: {"n": len(outputs), "f1": float(outputs.mean())})
+    device = lying_device(board, tmp_path, {**true_answer, **lie}, scratch_dir=str(tmp_path))
+    with pytest.raises(WireError, match="outputs") as caught:
+        quick(onnx_file, device, tmp_path / "runs", accuracy_data=asked)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_true_outputs_among_the_lies(board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any]) -> None:
+    """What is refused above is refused for its lie alone."""
+    asked = Scored({"input_ids": np.ones((2, 4), np.int32)}, lambda outputs: {"n": 2, "f1": float(outputs.mean())})
+    device = lying_device(board, tmp_path, {**true_answer, "outputs": [HALVES]}, scratch_dir=str(tmp_path))
+    record = quick(onnx_file, device, tmp_path / "runs", accuracy_data=asked)
+    assert record.accuracy is not None and record.accuracy["f1"] == 0.5
 
 
 WINDOWS: dict[str, Any] = {"idle_before": [0.0, 1.0], "load": [1.0, 2.0], "idle_after": [2.0, 3.0], "inferences": 5}

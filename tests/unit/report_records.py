@@ -183,7 +183,7 @@ def manifest() -> dict[str, Any]:
     }
 
 
-def parity(sha256: str, accuracy: float = 0.9722) -> dict[str, Any]:
+def parity(sha256: str, accuracy: float = 0.9722, **figures: Any) -> dict[str, Any]:
     """What export writes beside an artifact."""
     return {
         "artifact": "student",
@@ -191,7 +191,13 @@ def parity(sha256: str, accuracy: float = 0.9722) -> dict[str, Any]:
         "precision": "int8",
         "size_bytes": 2_500_000,
         "sha256": sha256,
-        "parity": {"n": 360, "agreement": 0.997, "accuracy_student": 0.9778, "accuracy_artifact": accuracy},
+        "parity": {
+            "n": 360,
+            "agreement": 0.997,
+            "accuracy_student": 0.9778,
+            "accuracy_artifact": accuracy,
+            **figures,
+        },
         "float_ops": [],
     }
 

@@ -60,6 +60,18 @@ def test_figures_are_the_records_with_their_n_and_interval() -> None:
     assert cells["first"].value == 0.0625
 
 
+def test_a_reader_is_shown_by_the_exact_match_and_f1_of_its_answers() -> None:
+    scores = {"n": 138, "exact_match": 0.5, "f1": 0.625}
+    on_device = row_of(record(accuracy=scores)).cells
+    assert (on_device["accuracy"].value, on_device["accuracy"].n) == (0.5, 138)
+    assert on_device["accuracy"].note == "exact match of the answers"
+    assert (on_device["f1_macro"].value, on_device["f1_macro"].note) == (0.625, "of the answers' words")
+    run = record(accuracy=None)
+    on_host = row_of(run, parity(run.artifact_sha256, scores_artifact=scores)).cells
+    assert (on_host["accuracy"].value, on_host["f1_macro"].value) == (0.5, 0.625)
+    assert on_host["accuracy"].note == "exact match of the answers; measured on the host at export, not on the device"
+
+
 def test_latencies_of_batches_are_not_taken_for_those_of_samples() -> None:
     run = record()
     assert "batches" not in row_of(run).label
