@@ -29,7 +29,9 @@ from kdedge_bench.transport import ensure_agent, open_transport
 
 FORMATS = ("onnx", "tflite")
 _INSTALL_S = 1800.0
-_PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet", "install", "--only-binary=:all:")
+_PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet", "install", "--only-binary=:all:",
+        "--no-compile")  # fmt: skip
+"""Of the wheels' thousands of modules a runtime imports few, which the probe compiles when it is set up."""
 
 OnStep = Callable[[str], None]
 
