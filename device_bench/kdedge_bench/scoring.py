@@ -41,10 +41,17 @@ class Scored:
         inputs: Name of each of the model's inputs -> int32 [N, ...], all of one shape; N ≥ 1.
         score: The outputs of all samples, float32 [N, *], in order and each flattened -> ``n`` and the figures of the
             task, each in [0, 1].
+        n: What ``score`` will count, such as questions, each of several samples.
     """
 
     inputs: Mapping[str, Array]
     score: Callable[[Array], dict[str, Any]]
+    n: int
+
+
+def count(data: Pair | Scored) -> int:
+    """What the ``n`` of its scores will be."""
+    return data.n if isinstance(data, Scored) else len(data[1])
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,8 @@ def _score_outputs(ready: Ready, request: RunRequest, data: Scored, on_scored: C
 
     parts: list[Array] = []
     runtime: Any = None
-    count = len(next(iter(data.inputs.values())))
-    for piece, none in pieces((data.inputs, np.zeros(count, np.int64)), PIECE_BYTES_OF_OUTPUTS):
+    no_labels = np.zeros(len(next(iter(data.inputs.values()))), np.int64)
+    for piece, none in pieces((data.inputs, no_labels), PIECE_BYTES_OF_OUTPUTS):
         answer = _answer(ready, request, piece, "outputs")
         parts.append(_outputs(answer, len(none), ready.transport.device))
         runtime = answer.get("runtime")

@@ -48,7 +48,7 @@ def axes_of(artifacts: Sequence[Path] | None, devices: str, runtimes: str | None
             "no artifact was named", cure="Write kdedge bench ARTIFACT..., or name them in a file: --matrix FILE"
         )
     names = _parts("--runtime", runtimes, "onnxruntime,ai-edge-litert")
-    counts = [_count(part) for part in _parts("--threads", threads, "1,2,4")]
+    counts = thread_counts(threads)
     return Axes(
         artifacts=tuple(dict.fromkeys(artifacts)),
         devices=devices,
@@ -63,6 +63,15 @@ def _parts(option: str, text: str | None, example: str) -> list[str]:
     if not all(parts):
         raise UserError(f"{option} {text!r} has an empty part", cure=f"Write a list like {option} {example}")
     return parts
+
+
+def thread_counts(text: str) -> list[int]:
+    """Numbers in ``1,2,4``.
+
+    Raises:
+        UserError: something else.
+    """
+    return [_count(part) for part in _parts("--threads", text, "1,2,4")]
 
 
 def _count(text: str) -> int:

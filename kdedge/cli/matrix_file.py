@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from kdedge.cli.conditions import processors, rest_before, thread_counts
 from kdedge.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -44,14 +46,40 @@ SETTINGS: dict[str, tuple[str, type]] = {
     "out": ("out", str),
     "jobs": ("jobs", int),
 }
+#: Key -> what makes sense of its text.
+_MEANINGS: dict[str, Callable[[str], object]] = {"pin": processors, "cool_down": rest_before, "threads": thread_counts}
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def take_matrix_file(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's values the command's defaults, so that what is typed beside it counts more."""
     if path is not None:
-        context.default_map = read_matrix_file(path)
+        values = read_matrix_file(path)
+        _check_ranges(context, values, path)
+        context.default_map = values
     return path
+
+
+def _check_ranges(context: typer.Context, values: dict[str, Any], path: Path) -> None:
+    """Let each option itself look at its value: later, its error would not name the file.
+
+    Raises:
+        UserError: a value that its option refuses.
+    """
+    keys = {parameter: key for key, (parameter, _) in [*AXES.items(), *SETTINGS.items()]}
+    for option in context.command.params:
+        if option.name in values and option.name in keys:
+            key, value = keys[option.name], values[option.name]
+            try:
+                option.process_value(context, value)
+            except typer.BadParameter as error:
+                raise UserError(f"key {key!r} is {value!r}: {error.message}", where=path) from None
+            check = _MEANINGS.get(key)
+            try:
+                if check is not None:
+                    check(value)
+            except UserError as error:
+                raise UserError(f"key {key!r}: {error.what}", where=path, cure=error.cure) from None
 
 
 def read_matrix_file(path: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from kdedge.errors import ArtifactError
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
     from kdedge.examples import Examples, Preprocessing
+    from kdedge.questions.examples import QuestionExamples
+    from kdedge_bench.scoring import Scored
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def for_device(found: Samples, artifact: Path) -> Any:
 
     Answers out of texts are put together here, of the outputs that come back.
     """
+    from kdedge.questions.examples import QuestionExamples
+
     if found.preprocessing.kind == "image":
         return found.data.columns[0].numpy(), found.data.labels.numpy()
     inputs = found.preprocessing.prepare(found.data.columns)
@@ -118,26 +122,26 @@ def for_device(found: Samples, artifact: Path) -> Any:
         return inputs[0].numpy(), found.data.labels.numpy()
     names = [spec.name for spec in found.preprocessing.inputs]
     by_name = {name: values.int().numpy() for name, values in zip(names, inputs, strict=True)}
-    if found.data.labels.ndim == 1:
-        return by_name, found.data.labels.numpy()
-    return _answers(found, by_name, artifact)
+    if isinstance(found.data, QuestionExamples):
+        return _answers(found.data, by_name, artifact)
+    return by_name, found.data.labels.numpy()
 
 
-def _answers(found: Samples, inputs: dict[str, Any], artifact: Path) -> Any:
+def _answers(data: QuestionExamples, inputs: dict[str, Any], artifact: Path) -> Scored:
     """Windows of questions, and how their outputs become scores."""
     import torch
 
     from kdedge_bench.scoring import Scored
 
-    tokens = found.data.columns[0].shape[1]
+    tokens = data.columns[0].shape[1]
 
     def score(outputs: Any) -> dict[str, Any]:
         if outputs.shape[1] != 2 * tokens:
             said = f"{outputs.shape[1]} outputs for {tokens} tokens"
             raise ArtifactError(f"{said}; start and end of an answer are two a token", where=artifact)
-        return found.data.score(torch.from_numpy(outputs.copy()).reshape(-1, 2, tokens)).to_dict()
+        return data.score(torch.from_numpy(outputs.copy()).reshape(-1, 2, tokens)).to_dict()
 
-    return Scored(inputs, score)
+    return Scored(inputs, score, n=len(data.questions))
 
 
 def _metadata(artifact: Path) -> dict[str, Any] | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from kdedge.cli.bench import bench
+from kdedge.cli.commands import app
 from kdedge.cli.matrix_file import AXES, SETTINGS, read_matrix_file
 from kdedge.errors import UserError
+from typer.testing import CliRunner
 
 
 def test_it_has_the_options_of_the_command() -> None:
@@ -64,3 +66,21 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not TOML"):
         read_matrix_file(tmp_path / "bytes.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jobs = 0", "key 'jobs' is 0: "),
+        ("starts = 0", "key 'starts' is 0: "),
+        ("threads = [0, 1]", "key 'threads': --threads '0' is no number of threads (FILE). Write numbers from 1 on"),
+        ("pin = 'all'", "key 'pin': --pin 'all' names no processors (FILE)"),
+        ("cool_down = 'soon'", "key 'cool_down': --cool-down 'soon' is neither seconds nor a temperature (FILE)"),
+    ],
+)
+def test_values_that_the_options_refuse_name_the_file(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(f"artifacts = ['a.onnx']\n{text}\n")
+    done = CliRunner().invoke(app, ["bench", "--matrix", str(file)])
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith(words.replace("FILE", str(file))) and str(file) in str(done.exception)
