@@ -234,6 +234,8 @@ class AgentChannel:
             return
         with contextlib.suppress(OSError, ValueError):
             while line := stdout.readline(MAX_LINE_BYTES + 1):
+                if len(line) <= MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    break  # the wire ended within a line: that is no message, and no lie either
                 self._put(line)
                 if len(line) > MAX_LINE_BYTES:
                     break

@@ -14,6 +14,7 @@ from kdedge.errors import AgentError, DeviceError, WireError
 from tests.device.conftest import StartSshd
 from tests.device.memory_limit import memory_limit
 from tests.device.models import write_onnx
+from tests.device.relay import relay
 from tests.device.runs import failure, quick, running
 from tests.device.sshd import Sshd
 
@@ -45,6 +46,19 @@ def test_wire_cut_while_the_connection_is_made(start: StartSshd, slow_file: Path
         error = failure(future)
     assert one_line(error)
     nothing_is_left(device, out)
+
+
+def test_wire_cut_while_the_result_comes(start: StartSshd, onnx_file: Path, tmp_path: Path) -> None:
+    """The measurement is done and lost with the wire: no half of it is kept, and the record before it stays."""
+    device = start()
+    kept = quick(onnx_file, device.device(), tmp_path / "runs")
+    with relay(device, breaks_after=500_000) as way:
+        with pytest.raises(WireError, match="connection broke") as caught:
+            quick(onnx_file, way.device, tmp_path / "runs", repetitions=60_000)
+        assert way.is_broken, f"only the times of 60,000 calls are so long, and {way.received} bytes came"
+    assert one_line(caught.value)
+    assert device.left_over() == {} and device.partial_files() == []
+    assert [path.stem for path in (tmp_path / "runs").iterdir()] == [kept.run_id]
 
 
 def test_the_server_itself_is_killed(start: StartSshd, slow_file: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ CASES = [
     ("deep", "print('{\"type\": \"result\", \"x\": ' + '[' * 50 + ']' * 50 + '}')", "nested more than"),
     ("bottomless", 'print(\'{"type": "result", "x": \' + \'[\' * 200000)', "no message"),
     ("huge number", "print('{\"type\": \"result\", \"x\": ' + '9' * 10000 + '}')", "no message"),
-    ("half a line", 'sys.stdout.write(\'{"type": "resu\'); sys.stdout.flush(); sys.exit(3)', "no message"),
+    ("half a line", 'sys.stdout.write(\'{"type": "resu\'); sys.stdout.flush(); sys.exit(3)', "ended with code 3"),
     ("leaves", "sys.exit(3)", "ended with code 3"),
     ("dies", "import os; os.kill(os.getpid(), 9)", "ended with code -9"),
     ("last words", "sys.stderr.write('\\x1b]0;pwn\\x07\\x1b[31mno space'); sys.exit(1)", "code 1: no space"),
