@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from kdedge import quantize
-from kdedge.bundle import library_versions, write_bundle
+from kdedge.bundle import Bundle, library_versions, write_bundle
 from kdedge.data.splits import SPLITS, DataSplits
 from kdedge.energy import EnergyMeter
 from kdedge.evaluation import evaluate
@@ -24,6 +24,7 @@ from kdedge.files import atomic_path
 from kdedge.inputs import examples, output_count
 from kdedge.metrics import in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
+from kdedge.ranks import joined
 from kdedge.recipe import DistillRecipe
 from kdedge.run_figures import DistillResult, run_figures
 from kdedge.run_folder import RunFolder
@@ -78,45 +79,59 @@ def distill(
         KdedgeError: bad recipe, data or teacher; a disk that is full. What was trained up to then is kept.
         KeyboardInterrupt: the user stopped; ``resume`` goes on.
     """
-    progress = progress or Silent()
-    if student is not None:
-        recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
-    material = load_material(recipe, data, teacher)
-    splits, preprocessing = material.splits, material.preprocessing
-    identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    made_of = stage_hashes(recipe, splits.fingerprint, teacher, device)
-    run = RunFolder(out, identity, made_of, resume=resume, overwrite=overwrite)
-    jsonl = JsonLog(out / "log.jsonl")
-    jsonl.write(
-        "start",
-        recipe=recipe.to_dict(),
-        data=describe_data(splits),
-        versions=library_versions(),
-        device=device,
-    )
-    classes = f" of {len(splits.labels)} classes" if splits.labels else ""
-    progress.say(
-        f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads"
-    )
-    if device == "cpu" and "bfloat16" in _precisions(recipe) and not cpu_has_bfloat16():
-        progress.say(
-            "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
+    with joined() as ranks:
+        progress = progress if progress is not None and ranks.writes else Silent()
+        if student is not None:
+            recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, model=student))
+        material = load_material(recipe, data, teacher)
+        splits, preprocessing = material.splits, material.preprocessing
+        identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        made_of = stage_hashes(recipe, splits.fingerprint, teacher, device)
+        with ranks.writer_first():
+            run = RunFolder(out, identity, made_of, resume=resume, overwrite=overwrite, writes=ranks.writes)
+            if reuse is not None and ranks.writes:
+                taken = run.take_over(reuse)
+                progress.say(
+                    f"taken from {reuse}: {', '.join(taken) or 'nothing, every stage would be trained otherwise'}"
+                )
+        jsonl = JsonLog(out / "log.jsonl" if ranks.writes else None)
+        jsonl.write(
+            "start",
+            recipe=recipe.to_dict(),
+            data=describe_data(splits),
+            versions=library_versions(),
+            device=device,
+            ranks=ranks.count,
         )
-    if reuse is not None:
-        taken = run.take_over(reuse)
-        progress.say(f"taken from {reuse}: {', '.join(taken) or 'nothing, every stage would be trained otherwise'}")
-    setting = Setting(
-        material.feed, splits.validation, preprocessing, recipe.seed, device, run.checkpoints, jsonl, progress
-    )
-    pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
-    teacher_net = pipeline.teacher(teacher)
-    student_net = pipeline.student(teacher_net)
-    prepared = pipeline.qat(student_net, teacher_net)
-    result = pipeline.bundle(student_net, prepared)
-    jsonl.write("done", **result.to_dict())
-    return result
+        classes = f" of {len(splits.labels)} classes" if splits.labels else ""
+        progress.say(
+            f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
+            f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads"
+            + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
+        )
+        if device == "cpu" and "bfloat16" in _precisions(recipe) and not cpu_has_bfloat16():
+            progress.say(
+                "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
+            )
+        setting = Setting(
+            material.feed,
+            splits.validation,
+            preprocessing,
+            recipe.seed,
+            device,
+            run.checkpoints,
+            jsonl,
+            progress,
+            ranks,
+        )
+        pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
+        teacher_net = pipeline.teacher(teacher)
+        student_net = pipeline.student(teacher_net)
+        prepared = pipeline.qat(student_net, teacher_net)
+        result = pipeline.bundle(student_net, prepared)
+        jsonl.write("done", **result.to_dict())
+        return result
 
 
 def _precisions(recipe: DistillRecipe) -> set[str]:
@@ -168,7 +183,8 @@ class _Pipeline:
             self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
         else:
             figures = self._train(net, Stage.alone("teacher", found.to_train.training))
-            save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
+            if self.setting.ranks.writes:
+                save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
             self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
         self._say("teacher", f"{found.name}: ")
         return self._frozen(net)
@@ -199,7 +215,8 @@ class _Pipeline:
         figures = self._train(net, stage)
         if stored is not None:
             stored.close()
-        save_tensors(net, path)
+        if self.setting.ranks.writes:
+            save_tensors(net, path)
         self.run.finish("student", **figures, **self._test(net))
         self._say("student")
         return net.eval()
@@ -217,6 +234,7 @@ class _Pipeline:
         name = self.run.state["finished"]["teacher"]["name"]
         self.meter.begin("cache")
         cache = open_cache(recipe, self.material, teacher, self.caches, setting.device, name=name)
+        self.setting.ranks.wait()  # they build it together, from the same beginning
         built = build(cache, views, recipe, self.material.feed, teacher, setting.device, setting.progress)
         energy = self.meter.end("cache")
         setting.log.write("cache", path=str(cache.folder), **dataclasses.asdict(built))
@@ -256,8 +274,9 @@ class _Pipeline:
         quantize.set_observers(prepared, False)
         from safetensors.torch import save_file
 
-        with atomic_path(path) as temporary:
-            save_file(quantize.quantised_state(prepared), temporary)
+        if self.setting.ranks.writes:
+            with atomic_path(path) as temporary:
+                save_file(quantize.quantised_state(prepared), temporary)
         self.run.finish("qat", **figures)
         return prepared
 
@@ -273,8 +292,14 @@ class _Pipeline:
             new: scores_from_dict(finished[old]["metrics"]) if old in finished else None for old, new in names.items()
         }
         figures = run_figures(finished, self.meter.sources)
+        folder, ranks = self.run.folder / "bundle", self.setting.ranks
+        if not ranks.writes:
+            ranks.wait()
+            return DistillResult(
+                Bundle.load(folder), metrics, figures["time_s"], figures["energy_j"], figures["unmeasured"]
+            )
         bundle = write_bundle(
-            self.run.folder / "bundle",
+            folder,
             recipe=self.recipe,
             student=student.cpu(),
             prepared=prepared,
@@ -287,12 +312,14 @@ class _Pipeline:
                 **figures,
             },
         )
+        ranks.wait()
         return DistillResult(bundle, metrics, figures["time_s"], figures["energy_j"], figures["unmeasured"])
 
     def _train(self, net: nn.Module, stage: Stage, feed: Feed | None = None) -> dict[str, Any]:
         setting = self.setting if feed is None else dataclasses.replace(self.setting, feed=feed)
         resumed = (self.setting.folder / f"{stage.name}.pt").exists()
-        torch.manual_seed(_seed(self.recipe.seed, stage.name))
+        rank = setting.ranks.rank  # dropout draws other numbers on each
+        torch.manual_seed(_seed(self.recipe.seed, f"{stage.name}, rank {rank}" if rank else stage.name))
         self.meter.begin(stage.name)
         elapsed_s = train(net, stage, setting)
         energy = self.meter.end(stage.name)
@@ -316,7 +343,8 @@ class _Pipeline:
         quantize.set_fake_quantize(prepared, True)
 
     def _test(self, net: nn.Module | GraphModule) -> dict[str, Any]:
-        scores = evaluate(net, self.splits.test, self.setting.preprocessing, device=self.setting.device)
+        setting = self.setting
+        scores = evaluate(net, self.splits.test, setting.preprocessing, device=setting.device, ranks=setting.ranks)
         return {"metrics": scores.to_dict()}
 
     def _say(self, stage: str, prefix: str = "") -> None:

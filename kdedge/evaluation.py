@@ -11,8 +11,10 @@ from torch.nn import functional
 from kdedge.examples import Examples, Preprocessing
 from kdedge.inputs import common_length
 from kdedge.metrics import Metrics, Scores, score
+from kdedge.ranks import Ranks
 
 Predict = Callable[..., Tensor]
+ALONE = Ranks()
 
 
 @torch.no_grad()
@@ -55,14 +57,16 @@ def evaluate(
     *,
     batch_size: int = 256,
     device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> Scores:
-    """Scores of ``predict`` on ``data``; a module is put into eval mode and back."""
+    """Scores of ``predict`` on ``data``; a module is put into eval mode and back. Each of the ranks takes its share."""
     module = predict if isinstance(predict, nn.Module) else None
     was_training = module.training if module is not None else False
     if module is not None:
         module.eval()
     try:
-        logits = predict_logits(predict, data, preprocessing, batch_size=batch_size, device=device)
+        part = data if ranks.count == 1 else data.take(ranks.share(torch.arange(len(data))))
+        logits = ranks.rows(predict_logits(predict, part, preprocessing, batch_size=batch_size, device=device))
     finally:
         if module is not None:
             module.train(was_training)

@@ -89,14 +89,17 @@ class Live:
 
 
 class JsonLog:
-    """One JSON object a line, appended; each with ``time`` (UTC epoch, seconds) and ``event``."""
+    """One JSON object a line, appended; each with ``time`` (UTC epoch, seconds) and ``event``. None writes nothing."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None) -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event; values are plain and in SI units."""
+        if self._path is None:
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")

@@ -24,24 +24,32 @@ class RunFolder:
         made_of: Stage -> hash of all that its outcome depends on.
         resume: Go on with the run that is there.
         overwrite: Start anew where there is one.
+        writes: Whether to write; else the folder is only read, after the one who writes has made it.
 
     Raises:
         UserError: the folder holds a run and neither was asked for, or one with another identity.
     """
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any], made_of: Mapping[str, str], *, resume: bool, overwrite: bool
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        made_of: Mapping[str, str],
+        *,
+        resume: bool,
+        overwrite: bool,
+        writes: bool = True,
     ) -> None:
-        self.folder, self.made_of = folder, made_of
+        self.folder, self.made_of, self.writes = folder, made_of, writes
         self.checkpoints = folder / "checkpoints"
         path = folder / STATE
         self.state: dict[str, Any] = {"format_version": 1, **identity, "finished": {}}
-        if overwrite:
+        if overwrite and writes:
             for name in ("checkpoints", "teacher", "bundle"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             path.unlink(missing_ok=True)
         if path.exists():
-            if not resume:
+            if not resume and writes:
                 raise UserError(
                     "this folder already holds a run",
                     where=folder,
@@ -64,7 +72,8 @@ class RunFolder:
 
     def save(self) -> None:
         """Write the state."""
-        write_json(self.folder / STATE, self.state)
+        if self.writes:
+            write_json(self.folder / STATE, self.state)
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is done."""
@@ -74,7 +83,8 @@ class RunFolder:
         """Keep the stage's figures; its checkpoint has served."""
         self.state["finished"][stage] = {"made_of": self.made_of.get(stage), **figures}
         self.save()
-        (self.checkpoints / f"{stage}.pt").unlink(missing_ok=True)
+        if self.writes:
+            (self.checkpoints / f"{stage}.pt").unlink(missing_ok=True)
 
     def take_over(self, other: Path) -> list[str]:
         """Copy what another run has trained and this one would train alike; the stages that are finished by it.

@@ -76,20 +76,30 @@ def head(channels: int, classes: int = 5) -> list[nn.Module]:
 
 def student(classes: int, shape: tuple[int, ...]) -> nn.Module:
     """A small MobileNet as a user's own student, ``tests.small_nets:student``."""
+    return nn.Sequential(*body(shape), *head(16, classes))
+
+
+def without_dropout(classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """The same with nothing that draws numbers."""
+    return nn.Sequential(*body(shape), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(16, classes))
+
+
+def body(shape: tuple[int, ...]) -> list[nn.Module]:
+    """Images of a shape (channels, height, width) -> 16 channels."""
     first = nn.Sequential(nn.Conv2d(shape[0], 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU6())
-    return nn.Sequential(first, Residual(16), Residual(16), *head(16, classes))
+    return [first, Residual(16), Residual(16)]
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
     """A net [N, 3, 16, 16] -> [N, 5] in eval mode, with batch-norm statistics unlike the initial ones."""
     torch.manual_seed(seed)
-    body: dict[str, list[nn.Module]] = {
+    layers: dict[str, list[nn.Module]] = {
         "residual": [nn.Conv2d(3, 8, 3, padding=1), Residual(8), Residual(8), *head(8)],
         "branches": [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Branches(8), *head(16)],
         "gate": [nn.Conv2d(3, 8, 3, stride=2, padding=1), Gate(8), *head(8)],
         "channels_last": [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), ChannelsLast(8), *head(8)],
     }
-    net = nn.Sequential(*body[name])
+    net = nn.Sequential(*layers[name])
     net.train()
     with torch.no_grad():
         for _ in range(5):

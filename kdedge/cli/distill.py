@@ -57,6 +57,7 @@ def distill(
     use_threads(threads)
     from kdedge.distillation import distill as run
     from kdedge.progress import Live
+    from kdedge.ranks import speaks
 
     started = time.monotonic()
     try:
@@ -66,8 +67,11 @@ def distill(
                 resume=resume, overwrite=overwrite, reuse=reuse, cache_dir=cache_dir, progress=Live(),
             )  # fmt: skip
     except KeyboardInterrupt:
-        output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume (and the same options)")
+        if speaks():
+            output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume (and the same options)")
         raise
+    if not speaks():
+        return
     if as_json:
         output.document(result.to_dict())
     else:

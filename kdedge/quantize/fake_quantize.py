@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 
 from kdedge.errors import ModelError
+from kdedge.ranks import extremes_over_ranks
 
 ACTIVATION_QMIN, ACTIVATION_QMAX = -128, 127
 # The moving average forgets with this rate a batch, torch's default too.
@@ -178,6 +179,7 @@ class ActivationFakeQuantize(FakeQuantizer):
         seen = self._seen if self.softmax_axis is None else self._seen[-1:]
         low = torch.stack([extremes[0] for extremes in seen]).min().float()
         high = torch.stack([extremes[1] for extremes in seen]).max().float()
+        low, high = extremes_over_ranks(low, high)
         if self._started:
             self.min_val.lerp_(low, AVERAGING_CONSTANT)
             self.max_val.lerp_(high, AVERAGING_CONSTANT)

@@ -17,6 +17,7 @@ from torch import nn
 
 from kdedge.errors import ModelError, UserError
 from kdedge.files import atomic_path
+from kdedge.ranks import is_one_of_several
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -79,13 +80,17 @@ def load_tensors(net: nn.Module, path: Path) -> None:
 
 
 class Interrupt:
-    """Whether the user asked to stop; set by the first Ctrl-C, while the second one stops at once."""
+    """Whether the user asked to stop; set by the first Ctrl-C, while the second one stops at once.
+
+    A launcher of several processes passes the first one on to those who have had it from the terminal: that is no
+    second one.
+    """
 
     def __init__(self) -> None:
         self.asked = False
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and not is_one_of_several():
             signal.default_int_handler(signum, frame)
         self.asked = True
 

@@ -10,7 +10,8 @@ from contextlib import closing
 import torch
 from torch import Tensor, nn
 
-from kdedge.errors import CheckError
+from kdedge.errors import CheckError, RecipeError
+from kdedge.ranks import Ranks
 from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.checkpoint import stoppable
@@ -20,8 +21,6 @@ from kdedge.training.optimization import autocast_dtype, image_size, learning_ra
 from kdedge.training.order import epoch_batches
 from kdedge.training.stage import Setting, Stage
 from kdedge.training.stage_run import StageRun, observe, set_mode
-
-CHECKPOINT_PERIOD_S = 60.0
 
 
 def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
@@ -41,19 +40,26 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     Raises:
         KeyboardInterrupt: the user stopped; the checkpoint holds everything up to the last whole step.
         CheckError: the loss is not finite.
+        RecipeError: the ranks cannot have like shares of a batch.
+        RankError: one of the other ranks ended.
     """
     recipe = stage.training
-    data = setting.feed
-    batch = min(recipe.batch_size, len(data))
+    data, ranks = setting.feed, setting.ranks
+    batch = _shareable(min(recipe.batch_size, len(data)), ranks, stage.name)
     per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
     total = recipe.epochs * per_epoch
     run = StageRun(net, stage, setting)
     run.restore()
     at, cache, optimizer = run.at, run.cache, run.optimizer
+    compute = ranks.parallel(Computation(net, stage), grows=run.depth is not None)
     setting.progress.begin(stage.name, total, at.step)
-    started = last_saved = time.monotonic()
+    started = time.monotonic()
     before_s = at.elapsed_s
-    with stoppable() as interrupt, products_on_small_maps(net, setting.device):
+    with (
+        stoppable() as interrupt,
+        products_on_small_maps(net, setting.device),
+        ranks.whole_batch_norm(net),
+    ):
         # Stopped between an epoch's last step and its figures, it still owes them.
         if at.step and at.step % per_epoch == 0 and at.reported < at.step // per_epoch:
             run.end_epoch(at.step // per_epoch)
@@ -65,7 +71,8 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             run.begin_epoch(epoch, first)
             set_mode(net, stage, at.step / total)
             lengths = data.lengths(stage.name, view, guided=guided)
-            indices = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)[first:]
+            order = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)
+            indices = [ranks.share(index) for index in order[first:]]
             samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
             with closing(samples):
                 for index, whole in zip(indices, samples, strict=True):
@@ -75,10 +82,12 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                         group["lr"] = learning_rate(recipe, at.step, total)
                     if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
                         observe(net, False)
-                    loss, right = train_step(net, optimizer, stage, given, guide)
+                    loss, right, asked = ranks.means(
+                        *train_step(net, optimizer, stage, given, guide, compute), float(interrupt.asked)
+                    )
                     _require_finite(loss, stage.name, at.step, index)
                     run.average_weights()
-                    at.add(loss, right, len(index))
+                    at.add(loss, right, batch)
                     at.elapsed_s = before_s + time.monotonic() - started
                     setting.progress.step(
                         at.step,
@@ -87,10 +96,9 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                         accuracy=at.right / at.seen,
                         samples_per_s=at.step * batch / at.elapsed_s,
                     )
-                    if interrupt.asked or time.monotonic() - last_saved > CHECKPOINT_PERIOD_S:
-                        run.save()
-                        last_saved = time.monotonic()
-                    if interrupt.asked:
+                    run.save_when_due(now=asked > 0)
+                    if asked:
+                        ranks.wait()  # for the one that writes
                         setting.progress.end(stage.name)
                         raise KeyboardInterrupt
             run.end_epoch(at.step // per_epoch)
@@ -100,6 +108,18 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     net.eval()
     setting.progress.end(stage.name)
     return at.elapsed_s
+
+
+def _shareable(batch: int, ranks: Ranks, stage: str) -> int:
+    """The size of a batch, if every rank can have as many of its samples as the others."""
+    if batch % ranks.count:
+        fitting = batch // ranks.count * ranks.count
+        raise RecipeError(
+            f"a batch of {batch} samples cannot be shared out to {ranks.count} processes",
+            where=f"{stage}.training.batch_size",
+            cure=f"Set it to {fitting or ranks.count}, or start another number of processes",
+        )
+    return batch
 
 
 def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
@@ -131,8 +151,31 @@ def _guide(stage: Stage, batch: Batch, cache: ViewLogits | None, *, view: int, i
     return Outputs(cache.logits(view, index, compute).to(device))
 
 
+class Computation(nn.Module):
+    """From a batch to its loss, as one module: what is trained in it, net and projection, is a submodule."""
+
+    def __init__(self, net: nn.Module, stage: Stage) -> None:
+        super().__init__()
+        self.net, self.projection = net, stage.projection
+        self._stage = stage
+
+    def forward(self, batch: Batch, guide: States | None) -> tuple[Tensor, Tensor]:
+        """(loss, scalar in nats; logits as the net returns them, without a gradient)."""
+        stage, device = self._stage, batch.labels.device.type
+        dtype = autocast_dtype(stage.training.precision, device)
+        with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+            states = stage.objective.needs_states and guide is not None
+            made = with_states(self.net, batch.inputs) if states else Outputs(self.net(*batch.inputs))
+        return stage.objective(made, batch.labels, guide, batch.mask, self.projection), made.logits.detach()
+
+
 def train_step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage, batch: Batch, guide: States | None
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stage: Stage,
+    batch: Batch,
+    guide: States | None,
+    compute: nn.Module | None = None,
 ) -> tuple[float, float]:
     """One optimizer step.
 
@@ -142,23 +185,18 @@ def train_step(
         stage: Loss and precision.
         batch: Samples; images channels_last for speed.
         guide: What the guides made of them, or None.
+        compute: ``Computation`` of net and stage, or what ``Ranks.parallel`` makes of it.
 
     Returns:
-        (loss in nats, share of right arg-maxes).
+        (loss in nats, share of right arg-maxes); of this rank's samples.
     """
-    recipe = stage.training
-    device = batch.labels.device.type
-    dtype = autocast_dtype(recipe.precision, device)
-    with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
-        states = stage.objective.needs_states and guide is not None
-        made = with_states(net, batch.inputs) if states else Outputs(net(*batch.inputs))
-    loss = stage.objective(made, batch.labels, guide, batch.mask, stage.projection)
+    loss, logits = (compute or Computation(net, stage))(batch, guide)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if recipe.gradient_clip:
-        nn.utils.clip_grad_norm_(net.parameters(), recipe.gradient_clip)
+    loss.backward()
+    if stage.training.gradient_clip:
+        nn.utils.clip_grad_norm_(net.parameters(), stage.training.gradient_clip)
     optimizer.step()
-    return float(loss.detach()), share_right(made.logits.detach(), batch.labels)
+    return float(loss.detach()), share_right(logits, batch.labels)
 
 
 def with_states(net: nn.Module, inputs: tuple[Tensor, ...]) -> States:

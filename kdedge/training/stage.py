@@ -10,6 +10,7 @@ from torch import nn
 
 from kdedge.examples import Examples, Preprocessing
 from kdedge.progress import JsonLog, Progress
+from kdedge.ranks import Ranks
 from kdedge.recipe import Precision, TrainingRecipe
 from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.feeds import Feed
@@ -62,6 +63,7 @@ class Setting:
         folder: Where checkpoints go.
         log: JSON lines.
         progress: The live line.
+        ranks: This process among those that train together.
     """
 
     feed: Feed
@@ -72,3 +74,4 @@ class Setting:
     folder: Path
     log: JsonLog
     progress: Progress
+    ranks: Ranks = field(default_factory=Ranks)

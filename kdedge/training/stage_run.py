@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import time
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,6 +21,8 @@ from kdedge.training.depth import Depth
 from kdedge.training.optimization import make_optimizer
 from kdedge.training.patience import Patience
 from kdedge.training.stage import Setting, Stage
+
+CHECKPOINT_PERIOD_S = 60.0
 
 
 @dataclass
@@ -61,6 +65,7 @@ class StageRun:
         self.patience = Patience(recipe.patience or None)
         self.depth = Depth(net, recipe.start_depth) if recipe.start_depth < 1 else None
         self.at = Position()
+        self._saved_at = time.monotonic()
 
     @property
     def nets(self) -> list[nn.Module]:
@@ -101,7 +106,7 @@ class StageRun:
         if stage.observer_fraction is not None:
             observe(self.net, False)  # observers move even in eval mode
         judged = self.net if self.average is None else self.average.module
-        scores = evaluate(judged, setting.validation, setting.preprocessing, device=setting.device)
+        scores = evaluate(judged, setting.validation, setting.preprocessing, device=setting.device, ranks=setting.ranks)
         figure, value = scores.leading
         if self.depth is None or self.depth.is_whole:  # the best weights are those of the whole net
             at.stopped = self.patience.update(epochs, value, judged)
@@ -122,9 +127,19 @@ class StageRun:
             best, patience = self.patience.best_epoch, stage.training.patience
             setting.progress.say(f"{stage.name:<8} no better for {patience} epochs: kept the weights of epoch {best}")
 
+    def save_when_due(self, *, now: bool) -> None:
+        """Write the checkpoint if ``now``, and whenever ``CHECKPOINT_PERIOD_S`` have passed."""
+        if now or time.monotonic() - self._saved_at > CHECKPOINT_PERIOD_S:
+            self.save()
+            self._saved_at = time.monotonic()
+
     def save(self) -> None:
-        """Write the checkpoint."""
-        state = {
+        """Write the checkpoint, on the rank that writes; the others wait for it."""
+        if self.setting.ranks.writes:
+            save_checkpoint(self.path, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "net": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
@@ -135,7 +150,6 @@ class StageRun:
             "blocks_in_use": None if self.depth is None else self.depth.in_use,
             "position": dataclasses.asdict(self.at),
         }
-        save_checkpoint(self.path, state)
 
     def restore(self) -> None:
         """Take over the checkpoint where there is one."""
@@ -144,9 +158,7 @@ class StageRun:
             return
         self.trained.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._restore_numbers(state["rng"], state["cuda_rng"])
         if self._memory is not None:
             self._memory.restore(state["cache"])
         if self.average is not None:
@@ -155,6 +167,18 @@ class StageRun:
         if self.depth is not None:
             self.depth.restore(state["blocks_in_use"], *self.nets)
         self.at = Position(**state["position"])
+
+    def _restore_numbers(self, rng: torch.Tensor, cuda_rng: list[torch.Tensor]) -> None:
+        """Go on drawing where rank 0 was; on the others, whose numbers nobody kept, from another place."""
+        rank = self.setting.ranks.rank
+        if rank:
+            torch.manual_seed(
+                int.from_bytes(hashlib.sha256(bytes(rng.tolist()) + bytes([rank % 256])).digest()[:7], "big")
+            )
+            return
+        torch.set_rng_state(rng)
+        for number, of_device in enumerate(cuda_rng[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(of_device, number)
 
 
 def set_mode(net: nn.Module, stage: Stage, done: float) -> None:
