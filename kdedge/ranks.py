@@ -67,7 +67,7 @@ class Ranks:
             return mine
         lengths = [int(length) for length in self._all(torch.tensor([len(mine)]))]
         padded = functional.pad(mine, (0, 0) * (mine.ndim - 1) + (0, max(lengths) - len(mine)))
-        parts = self._all(padded).split(max(lengths))
+        parts = torch.split(self._all(padded), max(lengths))
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     def _all(self, mine: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from kdedge.errors import KdedgeError
 from kdedge.ranks import Ranks, extremes_over_ranks, is_one_of_several, joined, speaks
 from tests.device.sshd import free_port
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 COUNT = 2
 
@@ -26,8 +27,8 @@ def samples() -> torch.Tensor:
 
 
 def one_step(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    loss = (module(x) - torch.arange(5.0)).pow(4).mean()
-    loss.backward()
+    loss: torch.Tensor = (module(x) - torch.arange(5.0)).pow(4).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
@@ -50,8 +51,8 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
         for (name, ours), theirs in zip(shared.named_parameters(), single.parameters(), strict=True):
             assert ours.grad is not None and theirs.grad is not None
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12, msg=name)
-        for ours, theirs in zip(shared.buffers(), single.buffers(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        for buffer, wanted in zip(shared.buffers(), single.buffers(), strict=True):
+            torch.testing.assert_close(buffer, wanted, rtol=1e-10, atol=1e-12)
         assert all("forward" not in vars(module) for module in shared.modules()), "as it was"
 
         numbers = torch.arange(21.0).view(7, 3)  # shares of four and three
@@ -68,7 +69,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two, (free_port(), str(tmp_path)), nprocs=COUNT)
+    spawn(one_of_two, (free_port(), str(tmp_path)), nprocs=COUNT)  # type: ignore[no-untyped-call]
     assert sorted(path.name for path in tmp_path.glob("done*")) == ["done0", "done1"]
 
 
