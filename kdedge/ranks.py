@@ -61,6 +61,10 @@ class Ranks:
         distributed.all_reduce(total)
         return tuple((total / self.count).tolist())
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on any rank."""
+        return self.means(float(mine))[0] > 0
+
     def rows(self, mine: Tensor) -> Tensor:
         """The rows [n, ...] of all ranks behind one another, on the CPU: those of ``share``, in order again."""
         if self.count == 1:

@@ -19,6 +19,7 @@ Schedule = Literal["cosine", "constant"]
 QatTeacher = Literal["teacher", "student", "both", "none"]
 LogitLoss = Literal["kd", "dkd"]
 HiddenLoss = Literal["cosine", "mse"]
+OnNonfinite = Literal["error", "skip"]
 CacheKind = Literal["run", "shared"]
 
 
@@ -166,6 +167,8 @@ class TrainingRecipe:
             0 trains all epochs and keeps the last weights.
         ema_decay: Of the exponential moving average of the weights that the stage ends with, a step; 0 for none.
             For float stages: averaged weights would not be those that the ranges of QAT were frozen for.
+        on_nonfinite: Of a step whose loss is NaN or infinite: ``error`` ends the stage with the step and its samples;
+            ``skip`` leaves the step out, also where a gradient is not finite, and ends it after ten in a row.
     """
 
     epochs: int
@@ -183,6 +186,7 @@ class TrainingRecipe:
     start_depth: float = 1.0
     patience: int = 0
     ema_decay: float = 0.0
+    on_nonfinite: OnNonfinite = "error"
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 0, "epochs", "must be 0 or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,12 +9,13 @@ from contextlib import closing
 import torch
 from torch import Tensor, nn
 
-from kdedge.errors import CheckError, RecipeError
+from kdedge.errors import RecipeError
 from kdedge.ranks import Ranks
 from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.checkpoint import stoppable
 from kdedge.training.feeds import Batch
+from kdedge.training.finite import FiniteSteps
 from kdedge.training.objective import Outputs, States, share_right
 from kdedge.training.optimization import autocast_dtype, image_size, learning_rate
 from kdedge.training.order import epoch_batches
@@ -82,21 +82,19 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                         group["lr"] = learning_rate(recipe, at.step, total)
                     if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
                         observe(net, False)
-                    loss, right, asked = ranks.means(
-                        *train_step(net, optimizer, stage, given, guide, compute), float(interrupt.asked)
-                    )
-                    _require_finite(loss, stage.name, at.step, index)
-                    run.average_weights()
-                    at.add(loss, right, batch)
+                    mine = train_step(net, optimizer, stage, given, guide, compute, run.steps)
+                    loss, right = ranks.means(*mine)
+                    run.take_in(loss, right, index)
                     at.elapsed_s = before_s + time.monotonic() - started
                     setting.progress.step(
                         at.step,
                         epoch=epoch,
-                        loss=at.loss_sum / at.seen,
-                        accuracy=at.right / at.seen,
+                        loss=at.loss,
+                        accuracy=at.accuracy,
                         samples_per_s=at.step * batch / at.elapsed_s,
                     )
-                    run.save_when_due(now=asked > 0)
+                    asked = ranks.any(interrupt.asked)
+                    run.save_when_due(now=asked)
                     if asked:
                         ranks.wait()  # for the one that writes
                         setting.progress.end(stage.name)
@@ -120,15 +118,6 @@ def _shareable(batch: int, ranks: Ranks, stage: str) -> int:
             cure=f"Set it to {fitting or ranks.count}, or start another number of processes",
         )
     return batch
-
-
-def _require_finite(loss: float, stage: str, step: int, index: Tensor) -> None:
-    if not math.isfinite(loss):
-        raise CheckError(
-            f"the loss is {loss} at step {step} of stage '{stage}'",
-            where=f"samples {index[:8].tolist()}...",
-            cure="Lower the learning rate or set gradient_clip; the last checkpoint is intact",
-        )
 
 
 def _guide(stage: Stage, batch: Batch, cache: ViewLogits | None, *, view: int, index: Tensor) -> States | None:
@@ -176,6 +165,7 @@ def train_step(
     batch: Batch,
     guide: States | None,
     compute: nn.Module | None = None,
+    steps: FiniteSteps | None = None,
 ) -> tuple[float, float]:
     """One optimizer step.
 
@@ -186,17 +176,22 @@ def train_step(
         batch: Samples; images channels_last for speed.
         guide: What the guides made of them, or None.
         compute: ``Computation`` of net and stage, or what ``Ranks.parallel`` makes of it.
+        steps: Says whether the weights may change.
 
     Returns:
         (loss in nats, share of right arg-maxes); of this rank's samples.
     """
+    if steps is not None:
+        steps.begin()
     loss, logits = (compute or Computation(net, stage))(batch, guide)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if stage.training.gradient_clip:
         nn.utils.clip_grad_norm_(net.parameters(), stage.training.gradient_clip)
-    optimizer.step()
-    return float(loss.detach()), share_right(logits, batch.labels)
+    value = float(loss.detach())
+    if steps is None or steps.may_step(value):
+        optimizer.step()
+    return value, share_right(logits, batch.labels)
 
 
 def with_states(net: nn.Module, inputs: tuple[Tensor, ...]) -> States:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kdedge import quantize
@@ -18,6 +19,7 @@ from kdedge.teacher_cache.memory import TeacherCache, ViewLogits
 from kdedge.training.averaging import WeightAverage
 from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.training.depth import Depth
+from kdedge.training.finite import MOST_IN_A_ROW, FiniteSteps
 from kdedge.training.optimization import make_optimizer
 from kdedge.training.patience import Patience
 from kdedge.training.stage import Setting, Stage
@@ -41,9 +43,18 @@ class Position:
         """Forget the sums of the epoch before."""
         self.loss_sum, self.right, self.seen = 0.0, 0.0, 0
 
+    @property
+    def loss(self) -> float:
+        """Mean of the epoch so far."""
+        return self.loss_sum / self.seen if self.seen else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right arg-maxes of the epoch so far."""
+        return self.right / self.seen if self.seen else math.nan
+
     def add(self, loss: float, right: float, count: int) -> None:
-        """One step more: its mean loss, share of right arg-maxes and number of samples."""
-        self.step += 1
+        """The figures of one step: its mean loss, share of right arg-maxes and number of samples."""
         self.loss_sum += loss * count
         self.right += right * count
         self.seen += count
@@ -65,6 +76,14 @@ class StageRun:
         self.patience = Patience(recipe.patience or None)
         self.depth = Depth(net, recipe.start_depth) if recipe.start_depth < 1 else None
         self.at = Position()
+        self.steps = FiniteSteps(
+            net,
+            stage.name,
+            skip=recipe.on_nonfinite == "skip",
+            most_in_a_row=min(MOST_IN_A_ROW, max(1, len(setting.feed) // recipe.batch_size)),  # less than an epoch
+            log=setting.log,
+            ranks=setting.ranks,
+        )
         self._saved_at = time.monotonic()
 
     @property
@@ -84,10 +103,19 @@ class StageRun:
         if self.depth is not None:
             self.depth.grow(self.depth.wanted(epoch, self.stage.training.epochs), *self.nets)
 
-    def average_weights(self) -> None:
-        """Let the moving average, where there is one, take in the weights of this step."""
-        if self.average is not None:
-            self.average.update_parameters(self.net)
+    def take_in(self, loss: float, right: float, index: Tensor) -> None:
+        """A step was tried: its figures, and the weights that it left for the moving average, where there is one.
+
+        Args:
+            loss: Mean of the whole batch.
+            right: Share of right arg-maxes of the whole batch.
+            index: This rank's samples.
+        """
+        if self.steps.counts(loss, self.at.step, index):
+            if self.average is not None:
+                self.average.update_parameters(self.net)
+            self.at.add(loss, right, len(index) * self.setting.ranks.count)
+        self.at.step += 1
 
     def choose_weights(self) -> None:
         """Leave in the net what the stage ends with: the best weights, else their average, else the last ones."""
@@ -114,14 +142,14 @@ class StageRun:
             "epoch",
             stage=stage.name,
             epoch=epochs,
-            loss=at.loss_sum / at.seen,
-            train_accuracy=at.right / at.seen,
+            loss=at.loss,
+            train_accuracy=at.accuracy,
             **{f"validation_{figure}": value},
             elapsed_s=at.elapsed_s,
         )
         setting.progress.say(
-            f"{stage.name:<8} epoch {epochs}/{stage.training.epochs}  loss {at.loss_sum / at.seen:.3f}  "
-            f"train {at.right / at.seen:.4f}  validation {value:.4f}  {at.elapsed_s:.0f} s"
+            f"{stage.name:<8} epoch {epochs}/{stage.training.epochs}  loss {at.loss:.3f}  "
+            f"train {at.accuracy:.4f}  validation {value:.4f}  {at.elapsed_s:.0f} s"
         )
         if at.stopped:
             best, patience = self.patience.best_epoch, stage.training.patience
@@ -168,7 +196,7 @@ class StageRun:
             self.depth.restore(state["blocks_in_use"], *self.nets)
         self.at = Position(**state["position"])
 
-    def _restore_numbers(self, rng: torch.Tensor, cuda_rng: list[torch.Tensor]) -> None:
+    def _restore_numbers(self, rng: Tensor, cuda_rng: list[Tensor]) -> None:
         """Go on drawing where rank 0 was; on the others, whose numbers nobody kept, from another place."""
         rank = self.setting.ranks.rank
         if rank:

@@ -218,8 +218,53 @@ def test_a_replayed_batch_has_the_teachers_logits() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_samples(splits: Splits, tmp_path: Path) -> None:
     stage = Stage("student", TrainingRecipe(epochs=3, optimizer="sgd", learning_rate=1e12), ())
-    with pytest.raises(CheckError, match=r"the loss is (nan|inf) at step \d+ of stage 'student' \(samples \["):
+    with pytest.raises(CheckError, match=r"the loss is (nan|inf) at step \d+ of stage 'student' \(samples \d+, \d+"):
         train(net(), stage, setting(splits, tmp_path))
+    (event,) = [e for e in events(tmp_path) if e["event"] == "not finite"]
+    assert len(event["samples"]) == 128 and event["loss"] in ("nan", "inf")
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+class Bad(nn.Module):
+    """A net with batch norm whose outputs, or their gradients, are not finite in some of its passes in training."""
+
+    def __init__(self, bad: set[int], *, backward_alone: bool = False) -> None:
+        super().__init__()
+        self.inner, self.norm = net(), nn.BatchNorm1d(10)
+        self.bad, self.backward_alone, self.passes = bad, backward_alone, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(images)
+        if self.training and self.passes in self.bad:
+            # The root of zero is zero, and its slope is infinite.
+            logits = logits + ((logits * 0).abs().sqrt() if self.backward_alone else math.inf)
+        self.passes += self.training
+        normed: torch.Tensor = self.norm(logits)
+        return normed
+
+
+@pytest.mark.parametrize("backward_alone", [False, True])
+def test_a_step_that_is_not_finite_can_be_left_out(splits: Splits, tmp_path: Path, *, backward_alone: bool) -> None:
+    """As if it had never been tried: the weights move in every other step alone, and batch norm saw finite samples."""
+    recipe = TrainingRecipe(epochs=2, batch_size=128, on_nonfinite="skip")
+    module = Bad({0, 3, 4}, backward_alone=backward_alone)
+    train(module, Stage("student", recipe), setting(splits, tmp_path))
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    left_out = [e["step"] for e in events(tmp_path) if e["event"] == "not finite"]
+    assert left_out == [0, 3, 4]
+    assert all(math.isfinite(e["loss"]) for e in events(tmp_path) if e["event"] == "epoch")
+
+
+def test_steps_left_out_in_a_row_end_the_stage(splits: Splits, tmp_path: Path) -> None:
+    recipe = TrainingRecipe(epochs=20, batch_size=64, on_nonfinite="skip")
+    with pytest.raises(CheckError, match=r"the loss is nan at step 14 of stage 'student', as in 10 steps in a row"):
+        train(Bad(set(range(5, 30))), Stage("student", recipe), setting(splits, tmp_path))
+    whole = TrainingRecipe(epochs=2, batch_size=400, on_nonfinite="skip")
+    with pytest.raises(CheckError, match="as in 3 steps in a row"):
+        train(Bad(set(range(9))), Stage("teacher", whole), setting(splits, tmp_path))
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
