@@ -35,12 +35,14 @@ SETTINGS = [
 def forward_calls() -> Iterator[Counter[str]]:
     """Counts the forward calls of every kind of module in this process, by its class.
 
-    Blank inputs do not count: whether a net fits the data is tried with them when it is loaded.
+    Blank inputs do not count: whether a net fits the data is tried with them when it is loaded; nor do modules that take
+    no tensors.
     """
     calls: Counter[str] = Counter()
 
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
-        calls[type(module).__name__] += bool(inputs and inputs[0].any())
+    def count(module: nn.Module, inputs: tuple[object, ...], _: object) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor):
+            calls[type(module).__name__] += bool(inputs[0].any())
 
     hook = nn.modules.module.register_module_forward_hook(count)
     try:
