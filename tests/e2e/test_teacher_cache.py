@@ -35,8 +35,8 @@ SETTINGS = [
 def forward_calls() -> Iterator[Counter[str]]:
     """Counts the forward calls of every kind of module in this process, by its class.
 
-    Blank inputs do not count: whether a net fits the data is tried with them when it is loaded; nor do modules that take
-    no tensors.
+    Blank inputs do not count: whether a net fits the data is tried with them when it is loaded. Nor do modules that
+    take no tensors.
     """
     calls: Counter[str] = Counter()
 
