@@ -162,7 +162,7 @@ class StageRun:
             self._saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Write the checkpoint, on the rank that writes; the others wait for it."""
+        """Write the checkpoint, on the rank that writes; the others meet it again in the next step."""
         if self.setting.ranks.writes:
             save_checkpoint(self.path, self._state())
 

@@ -11,7 +11,19 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "agent_overhead.py"
 
 
 def test_prints_a_ratio_with_n_and_spread_for_each_model_and_the_memory() -> None:
-    command = [sys.executable, str(SCRIPT), "--pairs", "6", "--block-s", "0.01", "--starts", "1", "--json"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--pairs",
+        "6",
+        "--block-s",
+        "0.01",
+        "--loads",
+        "6",
+        "--starts",
+        "1",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     answer = json.loads(done.stdout)
@@ -28,4 +40,8 @@ def test_prints_a_ratio_with_n_and_spread_for_each_model_and_the_memory() -> Non
             "memory does not depend on how busy it is here"
         )
         assert found["agent_process_peak_bytes"] < 64e6
-    assert (done.returncode == 0) == all(result["ratio"] <= result["limit"] for result in results)
+    loaded = answer["own_sessions"]
+    assert [result["loads"] for result in loaded] == [6] * 4
+    within = all(result["ratio"] <= result["limit"] for result in results)
+    within &= all(result["ratio_ci95"] is None or result["ratio_ci95"][0] <= result["limit"] for result in loaded)
+    assert (done.returncode == 0) == within
