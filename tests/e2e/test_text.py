@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.json_commands import kdedge
 from tests.text_data import saved, word_piece
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 GOOD, BAD = ("fine", "lovely", "great", "warm"), ("dull", "awful", "grim", "flat")
 REST = ["the", "film", "was", "a", "story", "of", "people", "in", "some", "town", "by", "the", "sea", "and", "it"]
-
-
-def kdedge(*words: object) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "kdedge", *map(str, words), "--json"],
-        capture_output=True, text=True, env=ENVIRONMENT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def sentence(generator: random.Random, word: str) -> str:
