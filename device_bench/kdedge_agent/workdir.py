@@ -6,12 +6,15 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import IO, ContextManager, Dict, List, Optional
 
+from kdedge_agent import journal
 from kdedge_agent.errors import AgentFailure
 
 _SCRATCH = re.compile(r"run-(\d+)-[0-9a-f]{8}$")
+_LOCK = "lock"
 
 
 def work_dir() -> Path:
@@ -23,6 +26,9 @@ def work_dir() -> Path:
 class Scratch:
     """A folder of this session alone; it and everything in it is gone when the agent ends.
 
+    Its agent holds a lock in it, which the kernel takes back however the agent ends: a process number alone says
+    nothing after a reboot, when another process has it, nor in a home that several boards share.
+
     Attributes:
         path: The folder, or None where it cannot be made (read-only home, full disk).
         reason: Why there is none.
@@ -32,11 +38,14 @@ class Scratch:
         self._home = home or work_dir()
         self.path: Optional[Path] = None
         self.reason: Optional[str] = None
+        self._lock: Optional[IO[str]] = None
         path = self._home / f"run-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             path.mkdir(parents=True, mode=0o700)
+            self._lock = journal.locked(path / _LOCK, create=True, wait=True)
         except OSError as error:
             self.reason = f"{path}: {error.strerror}"
+            shutil.rmtree(str(path), ignore_errors=True)
             return
         self.path = path
         self._sweep()
@@ -45,13 +54,30 @@ class Scratch:
         """Remove what agents left behind that were killed before they could clean up."""
         for folder in self._home.glob("run-*"):
             match = _SCRATCH.match(folder.name)
-            if match and folder != self.path and not _alive(int(match.group(1))):
-                shutil.rmtree(str(folder), ignore_errors=True)
+            if match and folder != self.path:
+                with suppress(OSError), _claimed(folder, int(match.group(1))):
+                    shutil.rmtree(str(folder), ignore_errors=True)
 
     def close(self) -> None:
         """Remove the folder."""
         if self.path is not None:
             shutil.rmtree(str(self.path), ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _claimed(folder: Path, pid: int) -> ContextManager[object]:
+    """That folder for us, since nobody has it.
+
+    Raises:
+        OSError: somebody has it, or may be about to.
+    """
+    try:
+        return journal.locked(folder / _LOCK, create=False, wait=False)
+    except FileNotFoundError:  # killed, or only begun, between the folder and its lock
+        if _alive(pid):
+            raise
+        return nullcontext()
 
 
 def _alive(pid: int) -> bool:

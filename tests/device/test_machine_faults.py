@@ -1,4 +1,4 @@
-"""What no namespace can do to a device, done to a machine in qemu: a lossy link, a frozen machine, a panic."""
+"""What no namespace can do to a device, done to one in qemu: a lossy link, another time of day, a reboot, a panic."""
 
 from __future__ import annotations
 
@@ -73,6 +73,41 @@ def test_a_cable_that_is_pulled_and_a_machine_that_freezes(
     assert isinstance(error, WireError), error
     assert error.exit_code == 3
     assert words in str(error)
+    is_usable_again(machine, onnx_file, tmp_path)
+
+
+@pytest.mark.parametrize("jump_s", [40 * 86400, -7200])
+def test_a_clock_that_jumps(jump_s: int, machine: Machine, onnx_file: Path, tmp_path: Path) -> None:
+    """As when NTP reaches a board without a clock of its own: no figure follows, and what is in use stays."""
+    with running(onnx_file, machine.device(), tmp_path, "timing", arrive_s=300, min_duration_s=30.0) as future:
+        before_s = float(machine.run("date +%s"))
+        machine.run(f"date -s @$(($(date +%s) + ({jump_s})))")
+        after_s = float(machine.run("date +%s"))
+        assert not future.done(), "the clock was set too late"
+        record = future.result(300)
+    assert abs(after_s - before_s - jump_s) < 60, "the clock was not set"
+    samples = record.latency_s["samples"]
+    assert len(samples) == record.latency_s["n"]
+    assert min(samples) > 0 and 15 < sum(samples) < 60, "the times of its calls are those of 30 s"
+    assert max(samples) < 10
+    assert [path.stem for path in tmp_path.glob("*.json")] == [record.run_id]
+    assert machine.left_over(60) == {} and machine.partial_files() == []
+    assert quick(onnx_file, machine.device(), tmp_path).latency_s["n"] >= 20
+
+
+def test_a_machine_that_reboots(
+    machine: Machine, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, as after a drop of its supply; having no clock of its own, it comes up at an old time."""
+    monkeypatch.setattr("kdedge_bench.process.SILENCE_S", SILENCE_S)
+    with running(onnx_file, machine.device(), tmp_path, "timing", arrive_s=300) as future:
+        machine.run("(sleep 1; echo b >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &")
+        error = failure(future, LIMIT_S + 30)
+    assert isinstance(error, WireError), error
+    assert error.exit_code == 3
+    assert str(error).count("\n") == 0 and "lab" in str(error)
+    machine.wait_until_up()
+    assert float(machine.run("cut -d. -f1 /proc/uptime")) < 300, "it did not reboot"
     is_usable_again(machine, onnx_file, tmp_path)
 
 

@@ -141,6 +141,22 @@ class Machine:
         """They go on, as if nothing had been."""
         self.monitor.ask("cont")
 
+    def wait_until_up(self) -> None:
+        """Until its SSH server greets.
+
+        Raises:
+            RuntimeError: it does not come up.
+        """
+        until = time.monotonic() + _BOOT_S
+        while time.monotonic() < until and self.process.poll() is None:
+            # qemu itself accepts the connection; a greeting comes from the server behind it.
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as client:
+                client.settimeout(5)
+                if client.recv(4) == b"SSH-":
+                    return
+            time.sleep(0.2)
+        raise RuntimeError(f"the machine did not come up:\n{self.log()[-3000:]}")
+
     def stop(self) -> None:
         """As if its plug were pulled."""
         self.monitor.close()
@@ -155,7 +171,7 @@ def booted(board: Board) -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="kdedge-test-") as name:
         machine = _start(board, files, Path(name))
         try:
-            _wait_until_up(machine)
+            machine.wait_until_up()
             yield machine
         finally:
             machine.stop()
@@ -186,7 +202,7 @@ def _start(board: Board, files: MachineFiles, folder: Path) -> Machine:
     device_tree.compile_tree(board, plain, tree)
     boot = [
         "-kernel", str(files.kernel), "-initrd", str(folder / "initrd"), "-dtb", str(tree),
-        "-append", _KERNEL, "-no-reboot",
+        "-append", _KERNEL,
         "-serial", f"file:{folder}/console.log", "-qmp", f"unix:{socket_path},server=on,wait=off",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -205,15 +221,3 @@ def _write_keys(folder: Path, port: int) -> None:
         make_key(folder / name)
     (folder / "ssh_config").write_text(_CLIENT.format(folder=folder))
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
-
-
-def _wait_until_up(machine: Machine) -> None:
-    until = time.monotonic() + _BOOT_S
-    while time.monotonic() < until and machine.process.poll() is None:
-        # qemu itself accepts the connection; a greeting comes from the server behind it.
-        with suppress(OSError), socket.create_connection(("127.0.0.1", machine.port), timeout=5) as client:
-            client.settimeout(5)
-            if client.recv(4) == b"SSH-":
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"the machine did not come up:\n{machine.log()[-3000:]}")

@@ -85,10 +85,18 @@ def test_scratch_of_killed_agents_is_swept_and_of_living_ones_kept(home: Path) -
     foreign = home / "run-notes"
     for folder in (dead, alive, foreign):
         folder.mkdir()
+    rebooted = home / f"run-{os.getpid()}-ffffffff"
+    rebooted.mkdir()
+    (rebooted / "lock").touch()  # nobody holds it, though some process has that number
+    running = workdir.Scratch(home)
     workdir.Scratch(home).close()
+    assert running.path is not None and running.path.is_dir()
     assert not dead.exists()
+    assert not rebooted.exists()
     assert alive.is_dir()
     assert foreign.is_dir()
+    running.close()
+    assert not running.path.exists()
 
 
 def test_where_no_scratch_can_be_made_the_reason_is_kept(tmp_path: Path) -> None:
