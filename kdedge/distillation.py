@@ -31,7 +31,7 @@ from kdedge.run_folder import RunFolder
 from kdedge.stage_hashes import stage_hashes
 from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import NOUNS
-from kdedge.teacher import WEIGHTS, find_teacher, load_teacher, save_teacher
+from kdedge.teacher import find_teacher, load_teacher
 from kdedge.teacher_cache.build import build, open_cache
 from kdedge.teacher_cache.folder import CacheFolder
 from kdedge.teacher_cache.memory import memory_note
@@ -43,6 +43,7 @@ from kdedge.training.material import Material, load_material
 from kdedge.training.objective import Objective
 from kdedge.training.optimization import cpu_has_bfloat16
 from kdedge.training.stage import Setting, Stage
+from kdedge.written_teacher import WEIGHTS, save_teacher
 
 
 def distill(

@@ -9,23 +9,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdedge import models
+from kdedge.adapted import Adapted, order_among
 from kdedge.data.splits import DataSplits
-from kdedge.errors import KdedgeError, ModelError
+from kdedge.errors import ModelError
 from kdedge.examples import Preprocessing
-from kdedge.files import read_json, write_atomic, write_json
 from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
-from kdedge.recipe_file import recipe_from_dict
-from kdedge.text import TextNet
-from kdedge.text.teacher import check_fits, find_text_teacher, label_order, reorder, with_dropout
+from kdedge.text.teacher import find_text_teacher, with_dropout
 from kdedge.text.tokenization import TextPreprocessing
-from kdedge.training.checkpoint import save_tensors
-
-WEIGHTS = "teacher.safetensors"
-CARD = "teacher.json"
+from kdedge.written_teacher import WEIGHTS, is_written, load_weights, load_written
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ def find_teacher(
 
     Args:
         spec: A name of ``models.TEACHERS`` (trained here), ``NAME:WEIGHTS`` of torchvision (downloaded), a
-            teacher folder or ``.safetensors`` that kdedge wrote, a ``.pt``/``.pth`` state dict of the recipe's
-            teacher, a Hugging Face model (folder or Hub name), or None.
+            teacher folder or ``.safetensors`` that kdedge wrote, a bundle (its float student), a ``.pt``/``.pth`` state
+            dict of the recipe's teacher, a Hugging Face model (folder or Hub name), or None.
         recipe: Of the run; its teacher is the default.
         splits: The data, whose classes and image shape the teacher must fit.
         preprocessing: What the student's input went through; an image teacher with another one is put behind its own.
@@ -73,7 +67,7 @@ def _of_images(
         return Teacher(models.build(own, models.TEACHERS, classes, shape), own.model, own)
     path = Path(spec).expanduser()
     written_here = path.parent if path.name == WEIGHTS else path
-    if (written_here / CARD).is_file():
+    if is_written(written_here):
         return load_teacher(written_here, splits, preprocessing)
     if path.is_file():
         return _state_dict(path, recipe.teacher, splits, shape)
@@ -92,103 +86,20 @@ def _of_images(
 def _text(spec: str, recipe: DistillRecipe, splits: DataSplits[Any], preprocessing: Preprocessing) -> Teacher:
     path = Path(spec).expanduser()
     folder = path.parent if path.name == WEIGHTS else path
-    if (folder / CARD).is_file():
+    if is_written(folder):
         return load_teacher(folder, splits, preprocessing)
     text = cast(TextPreprocessing, preprocessing)
     net, to_train = find_text_teacher(spec, recipe.task, splits.labels, text)
     return Teacher(with_dropout(net, recipe.teacher.dropout), spec, recipe.teacher if to_train else None)
 
 
-def save_teacher(
-    folder: Path, net: nn.Module, recipe: ModelRecipe, splits: DataSplits[Any], preprocessing: Preprocessing
-) -> None:
-    """Write a trained teacher so that ``--teacher FOLDER`` takes it again."""
-    save_tensors(net, folder / WEIGHTS)
-    for name, text in preprocessing.files().items():
-        write_atomic(folder / name, text)
-    card = {
-        "format_version": 1,
-        "net": net.describe() if isinstance(net, TextNet) else None,
-        "model": dataclasses.asdict(recipe),
-        "labels": list(splits.labels),
-        "shape": list(preprocessing.inputs[0].shape),
-        "preprocessing": preprocessing.to_dict(),
-    }
-    write_json(folder / CARD, card)
-
-
 def load_teacher(folder: Path, splits: DataSplits[Any], preprocessing: Preprocessing) -> Teacher:
-    """A teacher that kdedge wrote, its logits in the order of the data's classes.
+    """A teacher that kdedge wrote, or a bundle's float student, its logits in the order of the data's classes.
 
     Raises:
-        ModelError: damaged, or its classes, image size or tokenizer are not the data's.
+        KdedgeError: damaged, or its classes, the size of its inputs or its tokenizer are not the data's.
     """
-    from safetensors.torch import load_file
-
-    try:
-        card = read_json(folder / CARD)
-        labels, wanted = tuple(card["labels"]), tuple(card["shape"])
-        recipe = _model_recipe(card["model"])
-        tensors = load_file(folder / WEIGHTS)
-    except KdedgeError as error:
-        raise ModelError(f"cannot read the teacher: {error.what}", where=folder) from error
-    except Exception as error:  # safetensors has its own kinds for a cut file
-        raise ModelError(f"cannot read the teacher: {error}", where=folder) from error
-    if len(labels) != len(splits.labels):
-        raise ModelError(
-            f"the teacher has {len(labels)} classes, the data has {len(splits.labels)}",
-            where=folder,
-            cure="Give a teacher trained for these classes, or leave --teacher out to train one",
-        )
-    if set(labels) != set(splits.labels):
-        odd = sorted(set(labels) ^ set(splits.labels))
-        raise ModelError(f"the teacher's classes are not the data's: {', '.join(odd[:6])}", where=folder)
-    if card.get("net") is not None:
-        return _written_text_net(folder, card, tensors, cast(TextPreprocessing, preprocessing), splits.labels)
-    shape = preprocessing.inputs[0].shape
-    if wanted != shape:
-        raise ModelError(f"the teacher wants inputs of {wanted}, the recipe gives {shape}", where=folder)
-    net = models.build(recipe, models.TEACHERS, len(labels), shape)
-    _load(net, tensors, folder)
-    wrapped = _Adapted(net, None, None, _order(labels, splits.labels)) if labels != splits.labels else net
-    return Teacher(wrapped, recipe.model)
-
-
-def _written_text_net(
-    folder: Path,
-    card: dict[str, Any],
-    tensors: dict[str, Tensor],
-    preprocessing: TextPreprocessing,
-    labels: tuple[str, ...],
-) -> Teacher:
-    net = TextNet.from_description(card["net"])
-    theirs, ours = (str(values["tokenizer_sha256"])[:12] for values in (card["preprocessing"], preprocessing.to_dict()))
-    if theirs != ours:
-        raise ModelError(
-            f"the teacher was trained with tokenizer {theirs}…, the run has {ours}…",
-            where=folder,
-            cure="Leave text.tokenizer out: the teacher's folder holds its own",
-        )
-    check_fits(net, preprocessing, str(folder))
-    _load(net, tensors, folder)
-    if labels:
-        reorder(net, label_order(card["labels"], labels, folder))
-    return Teacher(net, str(card["model"]["model"]))
-
-
-def _model_recipe(values: dict[str, Any]) -> ModelRecipe:
-    """A ModelRecipe from a card's plain values, with the recipe reader's checks."""
-    blank = {"name": "card", "description": "", "data": {"name": "-"}, "qat": {"training": {"epochs": 0}}}
-    return recipe_from_dict({**blank, "teacher": values, "student": values}).teacher
-
-
-def _load(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        detail = lines[1].strip() if len(lines) > 1 else lines[0]
-        raise ModelError(f"the weights do not fit the teacher's net: {detail}", where=where) from error
+    return Teacher(*load_written(folder, splits, preprocessing))
 
 
 def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits[Any], shape: models.Shape) -> Teacher:
@@ -213,7 +124,7 @@ def _state_dict(path: Path, recipe: ModelRecipe, splits: DataSplits[Any], shape:
     if heads and heads[-1].shape[0] != len(splits.labels):
         raise ModelError(f"the teacher has {heads[-1].shape[0]} classes, the data has {len(splits.labels)}", where=path)
     net = models.build(recipe, models.TEACHERS, len(splits.labels), shape)
-    _load(net, tensors, path)
+    load_weights(net, tensors, path)
     return Teacher(net, f"{recipe.model} ({path.name})")
 
 
@@ -233,7 +144,7 @@ def _torchvision(spec: str, splits: DataSplits[Any], preprocessing: Preprocessin
         wanted = weights.transforms()
         side = wanted.crop_size[0]
         theirs = ImagePreprocessing((side, side), len(wanted.mean), tuple(wanted.mean), tuple(wanted.std))
-        net = _Adapted(net, preprocessing, theirs, None)
+        net = Adapted(net, _moments(preprocessing), _moments(theirs), size=theirs.image_size)
     models.check_output(net, spec, len(splits.labels), preprocessing.inputs[0].shape)
     return Teacher(net, spec)
 
@@ -261,10 +172,19 @@ def _hugging_face(spec: str, splits: DataSplits[Any], preprocessing: ImagePrepro
         theirs = _processor(AutoImageProcessor.from_pretrained(spec))  # type: ignore[no-untyped-call]
     except (OSError, ValueError):
         theirs = None  # no preprocessor beside the weights: it was trained on what it gets
-    order = _order(names, splits.labels) if set(names) == set(splits.labels) else None
-    net = _Adapted(_HubLogits(hub), preprocessing, theirs, order)
+    order = order_among(names, splits.labels) if set(names) == set(splits.labels) else None
+    hub_net = _HubLogits(hub)
+    net = (
+        Adapted(hub_net, order=order)
+        if theirs is None
+        else Adapted(hub_net, _moments(preprocessing), _moments(theirs), size=theirs.image_size, order=order)
+    )
     models.check_output(net, spec, len(splits.labels), preprocessing.inputs[0].shape)
     return Teacher(net, spec)
+
+
+def _moments(preprocessing: ImagePreprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return preprocessing.mean, preprocessing.std
 
 
 def _processor(processor: Any) -> ImagePreprocessing:
@@ -276,11 +196,6 @@ def _processor(processor: Any) -> ImagePreprocessing:
     )
 
 
-def _order(theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int]:
-    """Where each of our classes stands among theirs."""
-    return [theirs.index(name) for name in ours]
-
-
 class _HubLogits(nn.Module):
     """A transformers model as images -> logits."""
 
@@ -290,36 +205,3 @@ class _HubLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.model(pixel_values=images).logits)
-
-
-class _Adapted(nn.Module):
-    """A net behind its own normalisation and size, its logits in the order of our classes."""
-
-    def __init__(
-        self,
-        net: nn.Module,
-        ours: ImagePreprocessing | None,
-        theirs: ImagePreprocessing | None,
-        order: list[int] | None,
-    ) -> None:
-        super().__init__()
-        self.net = net
-        self.size = theirs.image_size if theirs is not None else None
-        scale = torch.ones(1)
-        shift = torch.zeros(1)
-        if ours is not None and theirs is not None:
-            scale = torch.tensor(ours.std) / torch.tensor(theirs.std)
-            shift = (torch.tensor(ours.mean) - torch.tensor(theirs.mean)) / torch.tensor(theirs.std)
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("shift", shift.view(1, -1, 1, 1))
-        self.register_buffer("order", None if order is None else torch.tensor(order))
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}"
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
-        if self.size is not None and tuple(x.shape[-2:]) != self.size:
-            x = functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        logits = cast(Tensor, self.net(x))
-        return logits if self.order is None else logits[:, cast(Tensor, self.order)]

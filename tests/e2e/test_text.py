@@ -66,6 +66,19 @@ def test_the_bundle_needs_neither_data_nor_teacher(run: tuple[dict[str, Any], Pa
     assert "tokenizer.json" in bundle.manifest["files"]
 
 
+def test_a_bundle_teaches_the_next_student(run: tuple[dict[str, Any], Path], reviews: Path, tmp_path: Path) -> None:
+    """Its own tokenizer comes with it; here the next student has the same layer, and starts from it."""
+    options = [
+        "sst2-minilm-cpu", "--data", reviews, "--out", tmp_path / "run", "--teacher", run[0]["bundle"],
+        "--set=text.max_length=24", "--set=student.layers=[0]", "--set=student.training.epochs=1",
+        "--set=qat.training.epochs=0",
+    ]  # fmt: skip
+    done = kdedge("distill", *options)
+    assert "teacher" not in done["time_s"], "it comes trained"
+    assert done["metrics"]["teacher"] == run[0]["metrics"]["student_float"]
+    assert done["metrics"]["student_float"]["accuracy"] > 0.97
+
+
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])
 def test_artifacts_score_as_the_student_does(run: tuple[dict[str, Any], Path], reviews: Path, format_: str) -> None:
     """An artifact holds its tokenizer: it is scored from the sentences alone, by its own runtime."""

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from kdedge import models
+from kdedge.bundle import Bundle
 from kdedge.data.images import ImageSet
 from kdedge.data.splits import DataSplits, load_data
-from kdedge.errors import ModelError
+from kdedge.errors import BundleError, ModelError
 from kdedge.images.preprocessing import ImagePreprocessing, measure_preprocessing
 from kdedge.recipe import DistillRecipe
 from kdedge.recipe_file import load_recipe
-from kdedge.teacher import find_teacher, save_teacher
+from kdedge.teacher import find_teacher
+from kdedge.written_teacher import save_teacher
 
 Splits = DataSplits[ImageSet]
 
@@ -96,6 +99,42 @@ def test_a_state_dict_of_torch_is_read_without_running_code(
     with pytest.raises(ModelError, match="cannot read the checkpoint"):
         find_teacher(str(tmp_path / "evil.pt"), recipe, splits, preprocessing)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_bundles_float_student_teaches(
+    small_bundle: Bundle, tmp_path: Path, splits: Splits, preprocessing: ImagePreprocessing
+) -> None:
+    """The way of a chain: teacher → assistant → student (Mirzadeh et al. 2020), a run for each."""
+    recipe = small_bundle.recipe
+    data = load_data(recipe.data)
+    found = find_teacher(str(small_bundle.path), recipe, data, small_bundle.preprocessing)
+    assert (found.name, found.to_train) == ("mobilenet_v2", None)
+    (images,) = small_bundle.preprocessing.prepare((data.test.images[:50],))
+    expected = small_bundle.float_student()(images)
+    with torch.no_grad():
+        assert torch.equal(found.net.eval()(images), expected)
+    with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
+        find_teacher(str(small_bundle.path), recipe, fewer(data), small_bundle.preprocessing)
+    with pytest.raises(ModelError, match=r"wants inputs of \(3, 32, 32\), the recipe gives \(3, 16, 16\)"):
+        find_teacher(str(small_bundle.path), recipe, splits, preprocessing)
+    damaged = shutil.copytree(small_bundle.path, tmp_path / "damaged")
+    (damaged / "student.safetensors").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"student\.safetensors"):
+        find_teacher(str(damaged), recipe, data, small_bundle.preprocessing)
+
+
+def test_a_teacher_sees_its_inputs_as_it_was_trained_with(
+    saved: Path, recipe: DistillRecipe, splits: Splits, preprocessing: ImagePreprocessing
+) -> None:
+    """Other data have another mean and deviation: the run's are taken back before the teacher looks."""
+    pixels = splits.test.images[:20]
+    ours = dataclasses.replace(preprocessing, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+    same = find_teacher(str(saved), recipe, splits, preprocessing).net.eval()
+    behind = find_teacher(str(saved), recipe, splits, ours).net.eval()
+    with torch.no_grad():
+        expected = same(preprocessing.normalise(pixels))
+        torch.testing.assert_close(behind(ours.normalise(pixels)), expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(same(ours.normalise(pixels)), expected, atol=1e-2)
 
 
 def test_weights_of_another_net_are_refused(
