@@ -30,7 +30,7 @@ echo 'kdedge-answer {"error": "no-python"}'
 """
 
 LOOK_AROUND = """
-import hashlib, json, os, platform, sys, time
+import fcntl, hashlib, json, os, platform, sys, time
 request = json.loads(sys.argv[1])
 cache = os.path.join(os.path.expanduser("~"), ".cache", "kdedge")
 def sha256(path):
@@ -50,8 +50,23 @@ for name, wanted in sorted(request["files"].items()):
             os.unlink(path)
     except (IOError, OSError):
         pass
+def others():
+    "Whether an agent runs: its file may look old where the clock was set meanwhile."
+    for name in os.listdir(cache) if os.path.isdir(cache) else []:
+        try:
+            lock = open(os.path.join(cache, name, "lock"), "r+")
+        except (IOError, OSError):
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (IOError, OSError):
+            return True
+        finally:
+            lock.close()
+    return False
 now = time.time()
-places = ((cache, "agent-"), (os.path.join(cache, "artifacts"), "")) if request["tidy"] else ()
+tidy = request["tidy"] and not others()
+places = ((cache, "agent-"), (os.path.join(cache, "artifacts"), "")) if tidy else ()
 for folder, prefix in places:
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for name in names:

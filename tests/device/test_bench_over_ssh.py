@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from tests.device.sshd import Sshd
 
 from kdedge_agent.run_record import RunRecord
 from kdedge_agent.runtimes import load
+from kdedge_agent.workdir import Scratch
 from kdedge_bench.devices import add_device
 from kdedge_bench.session import bench
 from kdedge_bench.transport import open_transport
@@ -43,6 +47,31 @@ def test_several_starts_on_the_device(board: Sshd, onnx_file: Path, tmp_path: Pa
     assert [start["n"] for start in record.latency_s["starts"]] == [20, 20, 20]
     assert record.starts == 3 and len(record.latency_s["samples"]) == 60
     assert board.left_over() == {}
+
+
+def test_what_nobody_used_for_a_month_is_removed_but_not_while_an_agent_runs(
+    start: StartSshd, onnx_file: Path, tmp_path: Path
+) -> None:
+    """Where the device's clock is set while an agent runs, what it uses looks old; it holds a lock, as agents do."""
+    board = start()
+    quick(onnx_file, board.device(), tmp_path)
+    (artifact,) = (board.cache / "artifacts").glob("*.onnx")
+    others = {board.cache / "agent-0123.pyz": 31, board.cache / "artifacts" / ".x.part": 2}
+    kept = {board.cache / "agent-4567.pyz": 29, board.cache / "artifacts" / ".y.part": 0.5, board.cache / "notes": 99}
+    for path, days in {**others, **kept, artifact: 31}.items():
+        path.touch()
+        old_s = time.time() - days * 86400
+        os.utime(path, (old_s, old_s))
+    with open_transport(board.device()) as transport:
+        with closing(Scratch(board.cache)) as running:
+            assert running.path is not None
+            transport.look_around({})
+            assert all(path.exists() for path in (*others, *kept, artifact))
+        transport.look_around({}, tidy=False)
+        assert artifact.exists()
+        transport.look_around({})
+    assert not any(path.exists() for path in (*others, artifact))
+    assert all(path.exists() for path in kept)
 
 
 def test_device_by_its_name(board: Sshd, onnx_file: Path, tmp_path: Path) -> None:
