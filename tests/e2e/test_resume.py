@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -74,14 +75,43 @@ def test_ctrl_c_in_every_stage_then_resume(uninterrupted: tuple[Path, dict[str, 
         assert "--resume" in stderr
         assert "Traceback" not in stderr
         process = distill(out, "--resume")
-    document = finish(process)
+    assert_equal(out, finish(process), uninterrupted)
+
+
+def assert_equal(out: Path, document: dict[str, object], uninterrupted: tuple[Path, dict[str, object]]) -> None:
+    """The run in ``out`` ended as the uninterrupted one, bit for bit."""
     whole, expected = uninterrupted
     assert document["metrics"] == expected["metrics"]
-    for name in ("student.safetensors", "student-int8.safetensors"):
-        assert sha256_file(out / "bundle" / name) == sha256_file(whole / "bundle" / name)
-    assert sha256_file(out / "teacher" / "teacher.safetensors") == sha256_file(
-        whole / "teacher" / "teacher.safetensors"
-    )
+    for name in (
+        "bundle/student.safetensors", "bundle/student-int8.safetensors", "teacher/teacher.safetensors"
+    ):  # fmt: skip
+        assert sha256_file(out / name) == sha256_file(whole / name), name
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_9_in_every_stage_then_resume(
+    uninterrupted: tuple[Path, dict[str, object]], tmp_path: Path, seed: int
+) -> None:
+    """At a random moment of the teacher, the student, QAT, and the writing of the bundle."""
+    out, generator = tmp_path / "run", random.Random(seed)
+    process = distill(out)
+    for finished, within_s in ((set(), 6.0), ({"teacher"}, 6.0), ({"student"}, 4.0), ({"qat"}, 0.5)):
+        wait_until_finished(process, out / "state.json", finished)
+        time.sleep(generator.uniform(0.0, within_s))
+        process.kill()
+        process.communicate()
+        process = distill(out, "--resume")
+    assert_equal(out, finish(process), uninterrupted)
+
+
+def wait_until_finished(process: subprocess.Popen[str], state: Path, stages: set[str]) -> None:
+    """Until the run's state exists and says that these stages are done."""
+    deadline = time.monotonic() + 300
+    while not (state.exists() and stages <= set(json.loads(state.read_text())["finished"])):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{stages} never ended"
+        time.sleep(0.01)
 
 
 def test_a_finished_run_resumes_to_its_results(uninterrupted: tuple[Path, dict[str, object]]) -> None:
