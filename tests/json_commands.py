@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+from tests import warm
 
 
 def kdedge(*words: object) -> Any:
     """The JSON document of a command that ends well, with one thread."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kdedge", *map(str, words), "--json"],
-        capture_output=True, text=True, env=ENVIRONMENT, check=False,
-    )  # fmt: skip
+    done = warm.run([*words, "--json"])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

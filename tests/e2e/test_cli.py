@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kdedge.bundle import Bundle
+from tests import warm
 
 COMMANDS = [
     ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["cache"], ["device"],
@@ -28,8 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def kdedge(environment: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kdedge", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    return warm.run(words, env=environment, timeout_s=600)
 
 
 def document(process: subprocess.CompletedProcess[str]) -> Any:

@@ -30,8 +30,10 @@ RECIPE = [
     "--set=teacher.training.epochs=4",
     "--set=student.training.epochs=6",
     "--set=student.training.optimizer=sgd",
-    "--set=student.training.learning_rate=0.05",
+    "--set=student.training.learning_rate=0.02",
     "--set=distillation.cached_views=2",
+    "--set=qat.teacher=teacher",  # the loss on following oneself is next to nothing, and so are its digits
+    "--set=qat.alpha=0.5",
     "--set=qat.training.epochs=2",
     "--set=qat.training.optimizer=sgd",
     "--set=qat.training.learning_rate=0.002",

@@ -21,6 +21,7 @@ import torch
 from kdedge.distillation import distill
 from kdedge.files import sha256_file
 from kdedge.recipe_file import load_recipe
+from tests import warm
 from torch import nn
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -109,9 +110,8 @@ def test_another_teacher_is_another_cache(first: tuple[Path, Path], tmp_path: Pa
     assert {path.name for path in (tmp_path / "caches").iterdir()}.isdisjoint(path.name for path in caches.iterdir())
 
 
-def kdedge(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kdedge", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=ENVIRONMENT, **options)
+def kdedge(*words: str) -> subprocess.CompletedProcess[str]:
+    return warm.run(words, env=ENVIRONMENT, timeout_s=600)
 
 
 def cache_build(run: Path, caches: Path, views: int = 2) -> list[str]:

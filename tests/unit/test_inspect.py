@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from kdedge.bundle import Bundle
 from kdedge.errors import ArtifactError
 from onnx import TensorProto, helper, numpy_helper
-from tests import bundles
+from tests import bundles, warm
 
 from kdedge_exporters import export
 from kdedge_exporters.inspection import Inspection, Step, inspect_artifact, is_integer, peak_bytes
@@ -119,12 +117,7 @@ def test_dtypes_in_words() -> None:
 @pytest.mark.parametrize(("name", "content"), [("a.onnx", b"no graph"), ("a.tflite", b"no model"), ("a.onnx", b"")])
 def test_what_is_no_artifact_is_said_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "kdedge", "inspect", str(tmp_path / name), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run(["inspect", tmp_path / name, "--json"])
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["where"].endswith(name)
     assert len(done.stderr.splitlines()) == 1
@@ -140,9 +133,7 @@ def test_a_cut_file_is_damaged(found: dict[tuple[str, str], Inspection], tmp_pat
 
 def test_the_command_shows_it(found: dict[tuple[str, str], Inspection]) -> None:
     path = found["tflite", "int8"].path
-    done = subprocess.run(
-        [sys.executable, "-m", "kdedge", "inspect", str(path)], capture_output=True, text=True, check=False
-    )
+    done = warm.run(["inspect", path])
     assert done.returncode == 0, done.stderr
     for word in ("CONV_2D", "100.00%", "image", "ai-edge-litert", "metadata     kdedge"):
         assert word in done.stdout

@@ -40,7 +40,7 @@ def reused(out: Path) -> set[str]:
     ("setting", "expected"),
     [
         ("tolerance.agreement=0.9", {"teacher", "student", "qat"}),
-        ("qat.teacher=student", {"teacher", "student"}),
+        ("qat.teacher=teacher", {"teacher", "student"}),
         ("student.training.learning_rate=0.002", {"teacher"}),
         ("distillation.alpha=0.3", {"teacher"}),
         ("teacher.training.epochs=1", set()),
