@@ -203,10 +203,13 @@ def with_states(net: nn.Module, inputs: tuple[Tensor, ...]) -> States:
 @torch.no_grad()
 def guide_logits(guides: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> Tensor:
     """Mean logits float32 [N, ...] of at least one guide."""
-    total: Tensor = guides[0](*inputs).float()
-    for guide in guides[1:]:
-        total = total + guide(*inputs).float()
-    return total / len(guides)
+    return torch.stack([_logits_of(guide, inputs) for guide in guides]).mean(0)
+
+
+def _logits_of(guide: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    with products_on_small_maps(guide, inputs[0].device.type):
+        logits: Tensor = guide(*inputs)
+    return logits.float()
 
 
 def place(net: nn.Module, device: str) -> nn.Module:

@@ -5,6 +5,7 @@ import torch
 from kdedge import models
 from kdedge.recipe import ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
+from kdedge.training.loop import guide_logits
 from torch import Tensor, nn
 
 CONVOLUTIONS = [
@@ -51,6 +52,36 @@ def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None
 def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
     with products_on_small_maps(layer, "cpu"):
         assert "forward" not in vars(layer)
+
+
+class Halved(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the base
+        return super().forward(input) / 2
+
+
+def test_a_subclass_keeps_what_it_computes() -> None:
+    layer = Halved(4, 4, 1)
+    with products_on_small_maps(layer, "cpu"):
+        assert "forward" not in vars(layer)
+
+
+def test_contexts_may_be_nested() -> None:
+    layer = nn.Conv2d(4, 4, 1)
+    with products_on_small_maps(layer, "cpu"):
+        with products_on_small_maps(layer, "cpu"):
+            pass
+        assert "forward" in vars(layer)
+
+
+def test_guides_are_computed_so_and_their_logits_averaged() -> None:
+    seen: list[bool] = []
+    guides = [nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.Flatten()) for _ in range(2)]
+    for guide in guides:
+        guide[0].register_forward_hook(lambda module, *_: seen.append("forward" in vars(module)))
+    x = torch.randn(2, 4, 2, 2)
+    found = guide_logits(guides, (x,))
+    assert seen == [True, True]
+    torch.testing.assert_close(found, (guides[0](x) + guides[1](x)) / 2)
 
 
 def test_a_gpu_keeps_its_convolutions() -> None:
