@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from kdedge.quantize.bias import bias_quantisers
 from kdedge.quantize.fake_quantize import FakeQuantizer
@@ -52,7 +52,8 @@ def explain(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> lis
     """The error of every quantised tensor, the one that costs the logits most first.
 
     Each is quantised alone while the rest computes in float: a ratio at the logits that counted all at once would blame
-    late layers for what early ones did. That takes one pass over the batches a tensor: some dozen samples serve best.
+    late layers for what early ones did. For each tensor the graph is computed anew from there on, which comes to half a
+    pass over the batches a tensor: some dozen samples serve best.
 
     Args:
         prepared: Calibrated or trained; its switches and mode are restored.
@@ -65,9 +66,11 @@ def explain(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> lis
     try:
         set_observers(prepared, False)
         set_fake_quantize(prepared, False)
-        truth = [prepared(*batch) for batch in batches]
-        named = {id(module): (node, module) for node, module in quantiser_calls(prepared)}
-        errors = [_one(prepared, batches, truth, node, module) for node, module in named.values()]
+        sums: dict[FakeQuantizer, _Sums] = {}
+        for batch in batches:
+            _WithBranches(prepared, sums).run(*batch)
+        named = {module: node for node, module in quantiser_calls(prepared)}
+        errors = [_error(node, sums[module]) for module, node in named.items()]
     finally:
         for quantiser, quantizing, observing in switches:
             quantiser.quantizing, quantiser.observing = quantizing, observing
@@ -110,6 +113,8 @@ class _Sums:
     noise: float = 0.0
     beyond: int = 0
     values: int = 0
+    logits_signal: float = 0.0
+    logits_noise: float = 0.0
 
     def take(self, x: Tensor, y: Tensor) -> None:
         """One call: the tensor before and after."""
@@ -120,34 +125,68 @@ class _Sums:
         self.beyond += int((error > 0.501 * scale).sum())  # rounding alone stays below; the rest is float32's own
         self.values += x.numel()
 
+    def take_logits(self, truth: Tensor, noisy: Tensor) -> None:
+        """Of one batch, without and with the quantiser."""
+        self.logits_signal += _power(truth)
+        self.logits_noise += _power(truth - noisy)
+
 
 def _power(x: Tensor) -> float:
     return float((x.double() ** 2).sum())
 
 
-def _one(
-    prepared: GraphModule,
-    batches: Sequence[tuple[Tensor, ...]],
-    truth: Sequence[Tensor],
-    node: Node,
-    module: FakeQuantizer,
-) -> TensorError:
+class _WithBranches(Interpreter):
+    """Computes the graph in float; where it meets a quantiser first, also what follows with that one quantising."""
+
+    def __init__(self, prepared: GraphModule, sums: dict[FakeQuantizer, _Sums]) -> None:
+        super().__init__(prepared)
+        self._sums = sums
+        self._met = {module: node for node, module in reversed(list(quantiser_calls(prepared)))}
+        self._batch: tuple[Tensor, ...] = ()
+        self._noisy: dict[FakeQuantizer, Tensor] = {}
+
+    def run(self, *batch: Tensor, **options: Any) -> Tensor:
+        """Logits of one batch in float; what each quantiser does to them is added to its sums."""
+        self._batch = batch
+        truth: Tensor = super().run(*batch, **options)
+        for module, logits in self._noisy.items():
+            self._sums[module].take_logits(truth, logits)
+        return truth
+
+    def run_node(self, n: Node) -> Any:
+        """The node in float, after its branch."""
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, FakeQuantizer) and self._met.get(module) is n:
+            self._noisy[module] = self._branch(n, module)
+        return super().run_node(n)
+
+    def _branch(self, first: Node, module: FakeQuantizer) -> Tensor:
+        """Logits with this module quantising, computed from its first call on: what is before it stays the same."""
+        sums = self._sums.setdefault(module, _Sums(module))
+        before: dict[Node, Any] = {}
+        for node in self.graph.nodes:
+            if node is first:
+                break
+            before[node] = self.env.get(node)  # those that nothing needs any more are gone
+        handle = module.register_forward_hook(lambda _, inputs, output: sums.take(inputs[0], output))
+        module.enable_fake_quant(True)
+        try:
+            logits: Tensor = Interpreter(self.module).run(*self._batch, initial_env=before)
+            return logits
+        finally:
+            module.enable_fake_quant(False)
+            handle.remove()
+
+
+def _error(node: Node, sums: _Sums) -> TensorError:
     source = node.all_input_nodes[0]
-    low, high = _range(module)
-    sums = _Sums(module)
-    handle = module.register_forward_hook(lambda _, inputs, output: sums.take(inputs[0], output))
-    module.enable_fake_quant(True)
-    signal = noise = 0.0
-    for expected, batch in zip(truth, batches, strict=True):
-        signal += _power(expected)
-        noise += _power(expected - prepared(*batch))
-    module.enable_fake_quant(False)
-    handle.remove()
+    low, high = _range(sums.module)
+    weight = source.op == "get_attr" or isinstance(sums.module, WeightFakeQuantize)
     return TensorError(
         name=_name(source),
-        kind="weight" if source.op == "get_attr" or isinstance(module, WeightFakeQuantize) else "activation",
+        kind="weight" if weight else "activation",
         sqnr_db=sqnr_db(sums.signal, sums.noise),
-        logits_sqnr_db=sqnr_db(signal, noise),
+        logits_sqnr_db=sqnr_db(sums.logits_signal, sums.logits_noise),
         clamped_share=sums.beyond / sums.values if sums.values else 0.0,
         low=low,
         high=high,
