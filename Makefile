@@ -31,7 +31,7 @@ system:
 	@sh tests/system_packages.sh
 
 test: $(STAMP) system lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly and not lab' --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly and not lab' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,35 +30,48 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """An int8 MobileNetV2 (width 0.5) trained on the digits."""
-    import torch
-    from kdedge.distillation import distill
-    from kdedge.recipe_file import load_recipe
-
-    torch.set_num_threads(1)
-    return distill(load_recipe("digits", SMALL), out=tmp_path_factory.mktemp("small")).bundle
-
-
-@pytest.fixture(scope="session")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a whole `kdedge demo`, run as a user runs it; once for all workers of pytest-xdist."""
-    import subprocess
-    import sys
-
+def shared_between_workers(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` fills, once for all workers of pytest-xdist."""
     from filelock import FileLock
 
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    out = base / "demo" / "runs" / "demo"
-    with FileLock(base / "demo.lock"):
-        if (base / "demo.done").exists():
-            return out
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An int8 MobileNetV2 (width 0.5) trained on the digits."""
+
+    def make(folder: Path) -> None:
+        import torch
+        from kdedge.distillation import distill
+        from kdedge.recipe_file import load_recipe
+
+        torch.set_num_threads(1)
+        distill(load_recipe("digits", SMALL), out=folder)
+
+    return Bundle.load(shared_between_workers(tmp_path_factory, "small", make) / "bundle")
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole `kdedge demo`, run as a user runs it."""
+
+    def make(folder: Path) -> None:
+        import subprocess
+        import sys
+
+        out = folder / "runs" / "demo"
         done = subprocess.run(
             [sys.executable, "-m", "kdedge", "demo", "--out", str(out)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert str(out / "report.html") in done.stdout
-        (base / "demo.done").touch()
-    return out
+
+    return shared_between_workers(tmp_path_factory, "demo", make) / "runs" / "demo"
