@@ -6,7 +6,8 @@ what it would train alike (the teacher, with other keys of QAT the student too) 
 recipe for all of them, such as data.train_limit; `--teacher` takes one teacher for all seeds. A seed's figures
 are kept as a JSON file under ``benchmarks/results`` with the recipe's hash, versions and machines, run by run as each
 ends; what is there is not run again, and `--only alone` runs that one alone, so that the runs of a seed may come from
-several days. Then prints one markdown table over all seeds that are whole: scores on the test split, seconds, versions.
+several days. Then prints one markdown table over all seeds that have both runs, with the rivals that all of these have:
+scores on the test split, seconds, versions.
 Long: as long as the recipe. Interrupted, it goes on where it was.
 
 Run: python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
@@ -61,17 +62,20 @@ class Seed:
         self.options, self.seed, self.path = options, seed, path
         self.out: Path = options.out / f"seed{seed}"
         blank = {"seed": seed, **identity(options), "settings": options.set}
-        blank |= {"scores": {}, "parity": {}, "time_s": {}, "machines": {}}
+        blank |= {"rivals": {}, "scores": {}, "parity": {}, "time_s": {}, "machines": {}}
         kept = json.loads(path.read_text()) if path.exists() else {}
         self.figures: dict[str, Any] = kept if is_of(kept, options) else blank
 
     def run(self) -> None:
         """Every run that is asked for and missing."""
         runs: dict[str, Callable[[], None]] = {"distilled": self.distilled, "alone": self.alone}
+        there = set(self.figures["time_s"])
         for name, *overrides in self.options.against:
             runs[name] = partial(self.rival, name, overrides)
+            if self.figures["rivals"].get(name) != overrides:
+                there.discard(name)
         for name, train in runs.items():
-            if name not in self.figures["time_s"] and self.options.only in (None, name):
+            if name not in there and self.options.only in (None, name):
                 train()
 
     def distilled(self) -> None:
@@ -97,6 +101,7 @@ class Seed:
         done = self.distill(name, *overrides, reuse=self.out / "distilled")
         roles = {name: "student_float", f"{name}, int8 (torch)": "student_int8"}
         found = {role: done["metrics"][key] for role, key in roles.items()}
+        self.figures["rivals"][name] = overrides
         self.keep(name, done, {role: scores for role, scores in found.items() if scores is not None})
 
     def distill(self, name: str, *overrides: str, reuse: Path | None = None) -> dict[str, Any]:
@@ -120,7 +125,7 @@ class Seed:
 def identity(options: argparse.Namespace) -> dict[str, Any]:
     """What makes figures comparable."""
     recipe = load_recipe(options.recipe, options.set).sha256
-    return {"recipe_sha256": recipe, "against": options.against, "teacher": options.teacher}
+    return {"recipe_sha256": recipe, "teacher": options.teacher}
 
 
 def is_of(kept: dict[str, Any], options: argparse.Namespace) -> bool:
@@ -129,8 +134,8 @@ def is_of(kept: dict[str, Any], options: argparse.Namespace) -> bool:
 
 
 def is_whole(kept: dict[str, Any]) -> bool:
-    """Whether no run is missing."""
-    return {"distilled", "alone", *(name for name, *_ in kept["against"])} <= set(kept["time_s"])
+    """Whether it has both runs that make a row."""
+    return {"distilled", "alone"} <= set(kept["time_s"])
 
 
 def machine() -> dict[str, Any]:
@@ -156,12 +161,13 @@ def table(recipe: str, runs: list[dict[str, Any]]) -> str:
         f"| {recipe}{settings}, n = {first['n']}, {len(runs)} seed(s) | {' | '.join(WORDS[f] for f in figures)} |",
         "|---" * (1 + len(figures)) + "|",
     ]
-    others = [role for role in first["scores"] if role not in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values())]
+    shared = [role for role in first["scores"] if all(role in run["scores"] for run in runs)]
+    others = [role for role in shared if role not in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values())]
     for role in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values(), *others):
         cells = [mean_and_spread([run["scores"][role][figure] for run in runs], 4) for figure in figures]
         lines.append(f"| {role} | {' | '.join(cells)} |")
     leading = figures[-1] if "exact_match" in figures else figures[0]
-    rivals = [ALONE, *(name for name, *_ in first["against"])]
+    rivals = [ALONE, *(name for name in first["rivals"] if name in shared)]
     lines.append("")
     for rival in rivals:
         gains = [100 * (run["scores"][DISTILLED][leading] - run["scores"][rival][leading]) for run in runs]
