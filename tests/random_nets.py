@@ -301,10 +301,11 @@ def _steps(draw: st.DrawFn, shapes: list[Shape], source: int, activations: tuple
     if kind == "number":
         number = draw(st.sampled_from(NUMBERS))
         return [Node(draw(st.sampled_from(tuple(_WITH_NUMBER))), (source,), {"number": number})]
-    if kind == "join":
-        other = draw(st.sampled_from([i for i, other in enumerate(shapes) if _broadcasts(other, shape)]))
-        joins = [op for op in _JOINS if (op, other) != ("sub", source)]  # x - x is zero throughout
-        return [Node(draw(st.sampled_from(joins)), (source, other))]
+    if kind == "join":  # never with itself: x - x is zero throughout
+        fitting = [i for i, other in enumerate(shapes) if _broadcasts(other, shape) and i != source]
+        if fitting:
+            return [Node(draw(st.sampled_from(tuple(_JOINS))), (source, draw(st.sampled_from(fitting))))]
+        kind = "one_minus"
     if kind == "concat":
         fitting = [i for i, other in enumerate(shapes) if len(other) == 3 and other[1:] == shape[1:]]
         others = draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=2))
