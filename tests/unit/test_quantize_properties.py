@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from kdedge import quantize
 from tests import both_runtimes, random_nets
 from tests.both_runtimes import Array, Ran
-from tests.random_nets import Net
+from tests.random_nets import Net, Node
 from torch.fx import GraphModule
 
 BATCH = 10
@@ -94,6 +94,13 @@ def agrees(name: str, ran: Ran, nets: list[Net], program: GraphModule, expected:
         assert difference.mean() <= share * mean, (
             f"{name} is {difference.mean():.3f} steps off on average, {share * mean:.3f} allowed: {net}"
         )
+
+
+def test_the_mean_of_a_pixel_is_integer_to_the_end() -> None:
+    """A net that was drawn once: torch.onnx writes the mean over both axes of a 1×1 map as two Squeeze."""
+    layer = Node("conv", (1,), {"channels": 5, "kernel": 3, "padding": 1, "groups": 5})
+    last = Node("mean", (2,), {"keepdim": False})
+    check([Net((Node("global_avg"), layer, last), shape=(5, 9, 8))])
 
 
 @EVERY_TIME
