@@ -263,7 +263,7 @@ def _nets(draw: st.DrawFn, max_nodes: int, activations: tuple[str, ...], tokens:
             source = draw(st.integers(0, source))
         for node in draw(_steps(shapes, source, activations, tokens)):
             add(node)
-    if all(node.op in ("dropout", "crop") for node in nodes):  # these may both be nothing
+    if _may_be_its_input(nodes):
         add(Node("relu", (len(shapes) - 1,)))
     if len(shapes[-1]) == 3 and draw(st.booleans()):
         add(Node(draw(st.sampled_from(("flatten", "global_avg"))), (len(shapes) - 1,)))
@@ -278,6 +278,14 @@ def _nets(draw: st.DrawFn, max_nodes: int, activations: tuple[str, ...], tokens:
         offset=draw(st.sampled_from((0.0, 0.0, 0.5, -2.0, 20.0))),
         seed=draw(st.integers(0, 1000)),
     )
+
+
+def _may_be_its_input(nodes: Sequence[Node]) -> bool:
+    """Whether there is nothing between the input and the last node but what may both be nothing."""
+    last = len(nodes)
+    while last and nodes[last - 1].op in ("dropout", "crop"):
+        last = nodes[last - 1].of[0]
+    return last == 0
 
 
 @st.composite

@@ -11,12 +11,14 @@
   takes it in (``stored.py``); subtracting one is adding its negative;
 - a clamp between two numbers is a hard tanh, padding by a constant has one form of two, parts of a split are slices;
 - pools are written in the forms that the runtimes share (``pools.py``);
+- axes are squeezed one by one, as torch.onnx writes it: between two of its Squeeze there would be no scale;
 - what has a prescribed scale (softmax, sigmoid, tanh) is not clipped where it lies between the bounds anyway, and is
   multiplied by 1, which may change the scale, where the next op wants one scale for all that it reads and makes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -71,20 +73,8 @@ def make_quantisable(graph_module: GraphModule) -> None:
     move_factors_to_weights(graph_module)
     normalise_pools(graph_module)
     for node in list(graph_module.graph.nodes):
-        if node.target is aten.hardsigmoid.default:
-            _split_hard_sigmoid(graph_module, node)
-        elif node.target is aten.silu.default:
-            _split_silu(graph_module, node)
-        elif node.target is aten.clamp.default:
-            _clamp_as_hard_tanh(node)
-        elif node.target is aten.pad.default:
-            _pad_by_constant(node)
-        elif node.target in _SPLITS:
-            _parts_as_slices(graph_module, node)
-        elif node.target is aten.rsub.Scalar:
-            _subtract_from_number(graph_module, node)
-        elif node.target in _WITH_NUMBER and stored(node) is None:
-            _store_number(graph_module, node)
+        if (rewrite := _REWRITES.get(node.target)) is not None:
+            rewrite(graph_module, node)
     for node in list(graph_module.graph.nodes):
         if node.target in _WITH_ITSELF:
             _operate_before_renaming(graph_module, node)
@@ -130,13 +120,13 @@ def _split_silu(graph_module: GraphModule, node: Node) -> None:
         _replace(graph_module, node, _call(graph_module, node, aten.mul.Tensor, x, gate))
 
 
-def _clamp_as_hard_tanh(node: Node) -> None:
+def _clamp_as_hard_tanh(_: GraphModule, node: Node) -> None:
     bounds = node.args[1:3]
     if len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds):
         node.target = aten.hardtanh.default
 
 
-def _pad_by_constant(node: Node) -> None:
+def _pad_by_constant(_: GraphModule, node: Node) -> None:
     given = node.args
     if len(given) < 3 or given[2] == "constant":
         value = given[3] if len(given) > 3 and given[3] is not None else 0.0
@@ -169,7 +159,7 @@ def _store_number(graph_module: GraphModule, node: Node) -> None:
     """``x + 2`` as ``x + constant``; a division becomes a multiplication by the reciprocal."""
     value = node.args[1]
     result = node.meta.get("val")
-    if not isinstance(value, int | float) or node.kwargs or not isinstance(result, Tensor):
+    if stored(node) is not None or not isinstance(value, int | float) or node.kwargs or not isinstance(result, Tensor):
         return
     if not isinstance(node.args[0], Node) or not result.is_floating_point():
         return
@@ -179,6 +169,17 @@ def _store_number(graph_module: GraphModule, node: Node) -> None:
         node.target, value = aten.add.Tensor, -value
     with graph_module.graph.inserting_before(node):
         node.args = (node.args[0], _number(graph_module, node, "operand", float(value)))
+
+
+def _squeeze_one_by_one(graph_module: GraphModule, node: Node) -> None:
+    x, axes = cast(Node, node.args[0]), cast(list[int], node.args[1])
+    rank = x.meta["val"].ndim
+    for axis in sorted((axis % rank for axis in axes), reverse=True):
+        with graph_module.graph.inserting_before(node):
+            result = _call(graph_module, node, aten.squeeze.dim, x, axis)
+        result.meta["val"] = x.meta["val"].squeeze(axis)
+        x = result
+    _replace(graph_module, node, x)
 
 
 def _operate_before_renaming(graph_module: GraphModule, node: Node) -> None:
@@ -236,3 +237,15 @@ def _call(graph_module: GraphModule, at: Node, op: torch._ops.OpOverload, *argum
 def _replace(graph_module: GraphModule, node: Node, by: Node) -> None:
     node.replace_all_uses_with(by)
     graph_module.graph.erase_node(node)
+
+
+_REWRITES: dict[object, Callable[[GraphModule, Node], None]] = {
+    aten.hardsigmoid.default: _split_hard_sigmoid,
+    aten.silu.default: _split_silu,
+    aten.clamp.default: _clamp_as_hard_tanh,
+    aten.pad.default: _pad_by_constant,
+    aten.squeeze.dims: _squeeze_one_by_one,
+    aten.rsub.Scalar: _subtract_from_number,
+    **dict.fromkeys(_SPLITS, _parts_as_slices),
+    **dict.fromkeys(_WITH_NUMBER, _store_number),
+}
