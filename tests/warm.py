@@ -1,9 +1,8 @@
 """kdedge's commands, each in a process of its own, forked from one that has imported the libraries.
 
 Importing torch, torchvision, transformers, scikit-learn and torchmetrics is two thirds of the time of a short command,
-and the tests run some two hundred of them. Of kdedge only what lets torchvision in is imported before
-the fork. What has to begin from
-nothing (Ctrl-C, kills, several processes, the demo) starts Python itself.
+and the tests run some two hundred of them. Of kdedge only what lets torchvision in is imported before the fork.
+What has to begin from nothing (Ctrl-C, kills, several processes, the demo) starts Python itself.
 
 As a program it is the process that forks: ``python tests/warm.py SOCKET``, until its stdin ends.
 """
