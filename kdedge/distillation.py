@@ -41,7 +41,7 @@ from kdedge.training.feeds import Feed
 from kdedge.training.loop import place, train
 from kdedge.training.material import Material, load_material
 from kdedge.training.objective import Objective
-from kdedge.training.optimization import cpu_has_bfloat16
+from kdedge.training.optimization import bfloat16_pays
 from kdedge.training.stage import Setting, Stage
 from kdedge.written_teacher import WEIGHTS, save_teacher
 
@@ -111,9 +111,9 @@ def distill(
             f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads"
             + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
         )
-        if device == "cpu" and "bfloat16" in _precisions(recipe) and not cpu_has_bfloat16():
+        if device == "cpu" and "bfloat16" in _precisions(recipe) and not bfloat16_pays():
             progress.say(
-                "note: this CPU only emulates bfloat16; the recipe's bfloat16 stages run in float32, which is slower"
+                "note: this CPU is no faster in bfloat16 than in float32; the recipe's bfloat16 stages run in float32"
             )
         setting = Setting(
             material.feed,

@@ -157,7 +157,7 @@ class TrainingRecipe:
         label_smoothing: Of the cross-entropy.
         gradient_clip: Largest norm of the gradient; 0 for none.
         precision: Autocast of the forward pass; ``auto`` is bfloat16 on a GPU that has it, else float32;
-            ``bfloat16`` falls back to float32, and says so, on a CPU that would only emulate it.
+            ``bfloat16`` falls back to float32, and says so, on a CPU that is no faster in it.
         start_size: Pixels in the first epochs (progressive resizing): grows linearly, in steps of 4,
             to ``data.image_size`` over the first 60% of the epochs; 0 keeps the full size throughout.
         start_depth: Share of the residual blocks that the first epochs train (progressive depth); the others join,

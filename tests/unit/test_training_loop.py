@@ -21,7 +21,7 @@ from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.training.feeds import ImageFeed
 from kdedge.training.loop import train
 from kdedge.training.objective import Objective
-from kdedge.training.optimization import image_size, learning_rate, make_optimizer
+from kdedge.training.optimization import image_size, learning_rate, make_optimizer, multiplies_bfloat16_faster
 from kdedge.training.stage import Setting, Stage
 from torch import nn
 
@@ -265,6 +265,21 @@ def test_steps_left_out_in_a_row_end_the_stage(splits: Splits, tmp_path: Path) -
     whole = TrainingRecipe(epochs=2, batch_size=400, on_nonfinite="skip")
     with pytest.raises(CheckError, match="as in 3 steps in a row"):
         train(Bad(set(range(9))), Stage("teacher", whole), setting(splits, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "faster"),
+    [
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f avx512_bf16 amx_bf16 amx_tile\n", True),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f avx512_bf16 avx512_fp16\n", False),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx512f avx512_bf16\n", True),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2\n", False),
+        ("CPU implementer : 0x41\nFeatures : fp asimd i8mm bf16\n", True),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_used_where_the_cpu_is_faster_in_it(cpuinfo: str, faster: bool) -> None:
+    assert multiplies_bfloat16_faster(cpuinfo) is faster
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
