@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from kdedge.quantize.rules import is_dropout, rule_of
+from kdedge.quantize.rules import rule_of
+from kdedge.quantize.scales import quantiser_of
 from kdedge.quantize.stored import get_tensor, set_parameter, stored
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
 
@@ -76,7 +77,7 @@ def quantise_biases(prepared: GraphModule) -> None:
         if rule is None or rule.weight is None or not rule.inputs or len(layer.args) <= _BIAS_POSITION:
             continue
         bias = layer.args[_BIAS_POSITION]
-        source, weight = (_quantiser(prepared, layer.args[position]) for position in (rule.inputs[0], rule.weight))
+        source, weight = (quantiser_of(prepared, layer.args[position]) for position in (rule.inputs[0], rule.weight))
         if not isinstance(bias, Node) or source is None or not isinstance(weight, WeightFakeQuantize):
             continue
         _leave_room(prepared, weight, bias, source)
@@ -121,16 +122,6 @@ def fold_biases(program: GraphModule) -> None:
             program.graph.erase_node(bias)
     delattr(program, _BIASES)
     program.recompile()
-
-
-def _quantiser(prepared: GraphModule, argument: object) -> nn.Module | None:
-    """The quantiser that makes an argument; None where it is float."""
-    while isinstance(argument, Node) and is_dropout(argument):
-        argument = argument.args[0]  # the identity on the device: the tensor that it reads is the quantised one
-    if not isinstance(argument, Node) or argument.op != "call_module":
-        return None
-    module = prepared.get_submodule(str(argument.target))
-    return module if hasattr(module, "calculate_qparams") else None
 
 
 def bias_quantisers(prepared: GraphModule) -> Iterator[BiasFakeQuantize]:

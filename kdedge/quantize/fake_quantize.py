@@ -149,6 +149,18 @@ class ActivationFakeQuantize(FakeQuantizer):
         self.clip.fill_(factor)
         self._update_qparams()
 
+    def widen(self, scale: float) -> bool:
+        """Have at least that scale, with the zero point as it is, until the range is observed anew.
+
+        Returns:
+            Whether that changed anything; a prescribed scale stays.
+        """
+        if self.fixed or scale <= float(self.scale) * (1 + 1e-6):  # as float32 holds it
+            return False
+        self.scale.fill_(scale)
+        self._numbers = None
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape; the same shape and dtype, on the int8 grid if ``quantizing``."""
         if self.observing and self.training and not self.fixed:

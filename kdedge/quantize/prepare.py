@@ -21,6 +21,7 @@ from kdedge.quantize.clipping import clip_before_layer_norms
 from kdedge.quantize.fake_quantize import require_calibrated
 from kdedge.quantize.quantizer import EdgeQuantizer
 from kdedge.quantize.rules import is_dropout
+from kdedge.quantize.scale_ratios import fit_scales
 from kdedge.quantize.scales import name_quantisers, quantiser_calls, quantisers, tag_weights
 from kdedge.quantize.stored import fold_factors, stored_value
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
@@ -64,7 +65,13 @@ def prepare_qat(
 
 
 def set_observers(prepared: GraphModule, enabled: bool) -> None:
-    """Let the ranges follow the data (in training mode), or freeze them."""
+    """Let the ranges follow the data (in training mode), or freeze them, fitted to what kernels can compute."""
+    if not enabled and any(module.observing for module in quantisers(prepared)):
+        fit_scales(prepared)
+    _switch_observers(prepared, enabled)
+
+
+def _switch_observers(prepared: GraphModule, enabled: bool) -> None:
     for module in quantisers(prepared):
         module.enable_observer(enabled)
 
@@ -78,7 +85,10 @@ def set_fake_quantize(prepared: GraphModule, enabled: bool) -> None:
 
 @torch.no_grad()
 def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> int:
-    """Set the activation ranges from data, dropout off, and clip those before layer norms; the mode is restored.
+    """Set the activation ranges from data, dropout off; the mode is restored.
+
+    Those before layer norms are clipped (``clipping.py``), those that kernels cannot bring together widened
+    (``scale_ratios.py``).
 
     Args:
         prepared: From ``prepare_qat``.
@@ -99,6 +109,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> i
     prepared.eval()
     if first is not None:
         clip_before_layer_norms(prepared, first)
+        fit_scales(prepared)
     prepared.train(was_training)
     return count
 
@@ -157,7 +168,7 @@ def load_quantised_state(prepared: GraphModule, state: Mapping[str, Tensor]) -> 
             theirs, ours = list(state[name].shape), list(value.shape)
             raise BundleError(f"quantised state does not fit the model: {name!r} has shape {theirs}, not {ours}")
     prepared.load_state_dict(dict(state))
-    set_observers(prepared, False)
+    _switch_observers(prepared, False)  # the scales are those that were scored, whatever kernels make of them
 
 
 def _remove_dropouts(program: GraphModule) -> None:

@@ -37,6 +37,7 @@ from kdedge.quantize.fake_quantize import ACTIVATION_QMAX, ACTIVATION_QMIN, Acti
 from kdedge.quantize.rules import (
     SOFTMAXES,
     Rule,
+    bounds_of_readers,
     fused_activation,
     input_tensors,
     is_dropout,
@@ -166,8 +167,12 @@ class _Tensors:
         fixed = rules[0].fixed if len(rules) == 1 and rules[0] is not None else None
         if self._all_symmetric:
             symmetric, fixed = True, _symmetric(fixed)
-        lows = [rule.low if rule is not None else None for rule in rules]
-        highs = [rule.high if rule is not None else None for rule in rules]
+        # What an unknown op or the user gives is bounded by its readers alone.
+        bounds = [
+            (rule.low, rule.high) if rule is not None else bounds_of_readers(node)
+            for node, rule in zip(made, rules, strict=True)
+        ]
+        lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
         constructor = ActivationFakeQuantize.with_args(
             low=None if None in lows else min(value for value in lows if value is not None),
             high=None if None in highs else max(value for value in highs if value is not None),

@@ -120,7 +120,7 @@ def rule_of(node: Node) -> Rule | None:
         return rule
     if node.target in CLIPS and rule.high is not None and not _is_only_clipped(node.args[0]):
         rule = replace(rule, kind="compute")  # on a grid that reaches far beyond the upper bound this would be off
-    low, high = _bounds_of_readers(node)
+    low, high = bounds_of_readers(node)
     lows, highs = ([bound for bound in pair if bound is not None] for pair in ((rule.low, low), (rule.high, high)))
     return replace(rule, low=max(lows, default=None), high=min(highs, default=None))
 
@@ -139,7 +139,7 @@ def _own_rule(node: Node) -> Rule | None:
     return rule
 
 
-def _bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
+def bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
     """The range that every reader clips the node's values to, at once or behind ops that move data."""
     ranges: list[tuple[float | None, float | None]] = []
     for user in node.users:
@@ -147,7 +147,7 @@ def _bounds_of_readers(node: Node) -> tuple[float | None, float | None]:
         if rule is not None and user.target in CLIPS:
             ranges.append((rule.low, rule.high))
         elif (rule is not None and rule.kind == "move") or is_dropout(user):
-            ranges.append(_bounds_of_readers(user))
+            ranges.append(bounds_of_readers(user))
         else:
             return None, None
     lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
@@ -164,7 +164,7 @@ def _is_only_clipped(argument: object) -> bool:
     rule = _own_rule(argument)
     if (rule is not None and rule.kind == "move") or is_dropout(argument):
         return all(_is_only_clipped(item) for item in argument.all_input_nodes if is_float_tensor(item))
-    return _bounds_of_readers(argument) != (None, None)
+    return bounds_of_readers(argument) != (None, None)
 
 
 def fused_activation(node: Node) -> Node | None:

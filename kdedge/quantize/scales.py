@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import ObserverBase
+from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, ObserverBase
 
 from kdedge.quantize.fake_quantize import FakeQuantizer
+from kdedge.quantize.rules import is_dropout
 from kdedge.quantize.stored import get_tensor, stored
 from kdedge.quantize.weight_quantize import TableFakeQuantize, WeightFakeQuantize
 
@@ -128,6 +129,21 @@ def quantiser_calls(prepared: GraphModule) -> Iterator[tuple[Node, FakeQuantizer
             module = prepared.get_submodule(str(node.target))
             if isinstance(module, FakeQuantizer):
                 yield node, module
+
+
+def quantiser_of(prepared: GraphModule, argument: object) -> FakeQuantizer | None:
+    """The quantiser of a tensor as an op of a prepared graph reads it, behind dropouts; None where it is float.
+
+    Of data that was only moved it is the quantiser of what was moved.
+    """
+    while isinstance(argument, Node) and is_dropout(argument):
+        argument = argument.args[0]  # the identity on the device: the tensor that it reads is the quantised one
+    if not isinstance(argument, Node) or argument.op != "call_module":
+        return None
+    module = prepared.get_submodule(str(argument.target))
+    while isinstance(module, DerivedObserverOrFakeQuantize):
+        module = module.obs_or_fqs[0]
+    return module if isinstance(module, FakeQuantizer) else None
 
 
 def _tensor_name(node: Node) -> str:
