@@ -1,4 +1,4 @@
-"""kdedge distill: teacher → softened logits → float student → QAT → Bundle, top to bottom."""
+"""kdedge distill: teacher → softened logits (→ assistant) → float student → QAT → Bundle, top to bottom."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdedge.inputs import examples, output_count
 from kdedge.metrics import in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.ranks import joined
-from kdedge.recipe import DistillRecipe
+from kdedge.recipe import DistillationRecipe, DistillRecipe, ModelRecipe
 from kdedge.run_figures import DistillResult, run_figures
 from kdedge.run_folder import RunFolder
 from kdedge.stage_hashes import stage_hashes
@@ -127,9 +127,9 @@ def distill(
             ranks,
         )
         pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
-        teacher_net = pipeline.teacher(teacher)
-        student_net = pipeline.student(teacher_net)
-        prepared = pipeline.qat(student_net, teacher_net)
+        guide = pipeline.assistant(pipeline.teacher(teacher))
+        student_net = pipeline.student(guide)
+        prepared = pipeline.qat(student_net, guide)
         result = pipeline.bundle(student_net, prepared)
         jsonl.write("done", **result.to_dict())
         return result
@@ -137,8 +137,8 @@ def distill(
 
 def _precisions(recipe: DistillRecipe) -> set[str]:
     """The precisions that the stages of a recipe ask for."""
-    stages = (recipe.teacher.training, recipe.student.training, recipe.qat.training)
-    return {recipe.distillation.teacher_precision, *(stage.precision for stage in stages)}
+    nets = (recipe.teacher, recipe.assistant, recipe.student, recipe.qat)
+    return {recipe.distillation.teacher_precision, *(net.training.precision for net in nets if net is not None)}
 
 
 def describe_data(splits: DataSplits[Any]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class _Pipeline:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of the teacher's inputs."""
+        """Of the inputs of the net that is followed."""
         return self.material.preprocessing
 
     def teacher(self, spec: str | None) -> nn.Module | None:
@@ -190,13 +190,40 @@ class _Pipeline:
         self._say("teacher", f"{found.name}: ")
         return self._frozen(net)
 
+    def assistant(self, teacher: nn.Module | None) -> nn.Module | None:
+        """Whom the student follows: the recipe's assistant in eval mode, the teacher where there is none."""
+        recipe = self.recipe
+        if teacher is None or recipe.assistant is None:
+            return teacher
+        net = self._fresh("assistant", recipe.assistant, teacher)
+        path = self.run.checkpoints / "assistant.safetensors"
+        if self.run.finished("assistant") and path.exists():
+            load_tensors(net, path)
+        else:
+            objective = Objective(_of_logits(recipe.distillation), recipe.assistant.training.label_smoothing)
+            stage = Stage(
+                "assistant",
+                recipe.assistant.training,
+                (teacher,),
+                objective,
+                guide_precision=recipe.distillation.teacher_precision,
+                cached_views=recipe.distillation.cached_views,
+            )
+            figures = self._train(net, stage)
+            if self.setting.ranks.writes:
+                save_tensors(net, path)
+            self.run.finish("assistant", name=recipe.assistant.model, **figures, **self._test(net))
+            self._say("assistant")
+        taken = self.setting.preprocessing  # what was the net's is now its guide's
+        self.material = dataclasses.replace(
+            self.material, preprocessing=taken, feed=self.setting.feed.for_nets(taken, taken)
+        )
+        return self._frozen(net)
+
     def student(self, teacher: nn.Module | None) -> nn.Module:
         """The converged float student."""
         recipe = self.recipe
-        torch.manual_seed(_seed(recipe.seed, "student init"))
-        fresh = build_student(recipe, output_count(self.splits.labels), self.preprocessing, teacher)
-        net = place(fresh, self.setting.device)
-        self._take_inputs_of(net)
+        net = self._fresh("student", recipe.student, teacher)
         path = self.run.checkpoints / "student.safetensors"
         if self.run.finished("student") and path.exists():
             load_tensors(net, path)
@@ -232,7 +259,7 @@ class _Pipeline:
                 setting.progress.say(held)
             return None
         views = min(wish.cached_views, recipe.student.training.epochs)
-        name = self.run.state["finished"]["teacher"]["name"]
+        name = self.run.state["finished"]["teacher" if recipe.assistant is None else "assistant"]["name"]
         self.meter.begin("cache")
         cache = open_cache(recipe, self.material, teacher, self.caches, setting.device, name=name)
         self.setting.ranks.wait()  # they build it together, from the same beginning
@@ -260,7 +287,7 @@ class _Pipeline:
         guides = _guides(recipe.qat.teacher, student, teacher)
         if not (self.run.checkpoints / "qat.pt").exists():
             self._calibrate(prepared)
-        wish = dataclasses.replace(recipe.distillation, alpha=recipe.qat.alpha, hidden_weight=0.0, attention_weight=0.0)
+        wish = dataclasses.replace(_of_logits(recipe.distillation), alpha=recipe.qat.alpha)
         objective = Objective(wish, recipe.qat.training.label_smoothing)
         stage = Stage(
             "qat",
@@ -288,7 +315,9 @@ class _Pipeline:
             program = quantize.convert(prepared)
             self.run.finish("qat", **finished["qat"], **self._test(program))
             self._say("qat", "int8: ")
-        names = {"teacher": "teacher", "student": "student_float", "qat": "student_int8"}
+        names = {"teacher": "teacher", "assistant": "assistant", "student": "student_float", "qat": "student_int8"}
+        if self.recipe.assistant is None:
+            del names["assistant"]
         metrics = {
             new: scores_from_dict(finished[old]["metrics"]) if old in finished else None for old, new in names.items()
         }
@@ -352,17 +381,26 @@ class _Pipeline:
         figures = self.run.state["finished"][stage]
         scores = figures["metrics"]
         self.setting.log.write("stage", stage=stage, **figures)
-        self.setting.progress.say(f"{stage:<8} {prefix}test {in_words(scores)} (n={scores['n']})")
+        self.setting.progress.say(f"{stage:<9} {prefix}test {in_words(scores)} (n={scores['n']})")
 
-    def _take_inputs_of(self, student: nn.Module) -> None:
-        """From here on the nets that are trained take what the student takes; its teacher may take more."""
-        own = preprocessing_of(student, self.preprocessing)
-        feed = self.setting.feed.for_student(own)
+    def _fresh(self, stage: str, wish: ModelRecipe, teacher: nn.Module | None) -> nn.Module:
+        """The net of a stage before its first step; from here on what is trained takes its inputs."""
+        torch.manual_seed(_seed(self.recipe.seed, f"{stage} init"))
+        recipe = dataclasses.replace(self.recipe, student=wish)
+        fresh = build_student(recipe, output_count(self.splits.labels), self.preprocessing, teacher)
+        own = preprocessing_of(fresh, self.preprocessing)
+        feed = self.material.feed.for_nets(own, self.preprocessing)  # its teacher may take more
         self.setting = dataclasses.replace(self.setting, feed=feed, preprocessing=own)
+        return place(fresh, self.setting.device)
 
     @staticmethod
     def _frozen(net: nn.Module) -> nn.Module:
         return net.eval().requires_grad_(False)
+
+
+def _of_logits(wish: DistillationRecipe) -> DistillationRecipe:
+    """The loss without what stands beside the logits."""
+    return dataclasses.replace(wish, hidden_weight=0.0, attention_weight=0.0)
 
 
 def _guides(choice: str, student: nn.Module, teacher: nn.Module | None) -> tuple[nn.Module, ...]:

@@ -293,7 +293,8 @@ class QatRecipe:
     Attributes:
         training: Its stage; weight decay 0 by default, since decay fights the scales.
         observer_fraction: Share of the steps in which the activation ranges still move; frozen after.
-        teacher: Whose logits are followed: ``teacher``, the float ``student``, ``both`` (their mean) or ``none``.
+        teacher: Whose logits are followed: ``teacher`` (where there is an assistant, that), the float ``student``,
+            ``both`` (their mean) or ``none``.
         alpha: Weight of that teacher in QAT's loss.
         calibration_batches: Batches through the observers before the first step.
         activations: ``affine``, or ``symmetric`` (zero point 0) for TensorRT and others that want it; a bit is lost
@@ -346,6 +347,9 @@ class DistillRecipe:
         teacher: The teacher, and how it is trained.
         student: The student, and how it is trained in float.
         qat: Quantization-aware training.
+        assistant: A net between the two in size (Mirzadeh et al. 2020, arXiv:1902.03393): it follows the teacher's
+            logits, and the student follows it instead of the teacher. Its keys are those of ``student``. None for no
+            such stage.
         task: What the nets are for.
         seed: Of weights, order and views.
         augment: Random changes of training images.
@@ -360,6 +364,7 @@ class DistillRecipe:
     teacher: ModelRecipe
     student: ModelRecipe
     qat: QatRecipe
+    assistant: ModelRecipe | None = None
     task: Task = "image-classification"
     seed: int = 0
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)

@@ -116,8 +116,6 @@ def _build(cls: type[T], table: Any, prefix: str) -> T:
 
 def _value(hint: Any, value: Any, key: str) -> Any:
     """``value`` checked against a field's type; an int is taken where a float is due."""
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value, key + ".")
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             words = ", ".join(map(repr, get_args(hint)))
@@ -126,6 +124,9 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            return _build(typing.cast("type[Any]", option), value, key + ".")
     if any(get_origin(option) is tuple for option in options):
         return _whole_numbers(value, key)
     if float in options and isinstance(value, int) and not isinstance(value, bool):

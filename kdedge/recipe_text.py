@@ -53,20 +53,30 @@ def _table(recipe: Any, prefix: str) -> Iterator[str]:
     """The lines of one dataclass: its plain keys, then its tables, as TOML wants them."""
     cls = type(recipe)
     texts, hints = attribute_texts(cls), typing.get_type_hints(cls)
-    tables = [spec for spec in dataclasses.fields(cls) if dataclasses.is_dataclass(hints[spec.name])]
+    kinds = {spec.name: _table_kind(hints[spec.name]) for spec in dataclasses.fields(cls)}
+    tables = [spec for spec in dataclasses.fields(cls) if kinds[spec.name] is not None]
     for spec in dataclasses.fields(cls):
         if spec not in tables:
             value, text = getattr(recipe, spec.name), texts[spec.name]
             yield from _comment(f"{text}{_choices(hints[spec.name], text)}{_default(spec, value)}")
             yield f"# {spec.name} = (not set)" if value is None else f"{spec.name} = {_toml(value)}"
-    kinds = [hints[spec.name] for spec in tables]
     for spec in tables:
-        kind = hints[spec.name]
+        kind, value = kinds[spec.name], getattr(recipe, spec.name)
         yield ""
         # A class tells more than its entry, its formula above all; of one that two keys share, the entry tells which.
-        yield from _comment(_summary(kind) if kinds.count(kind) == 1 else texts[spec.name])
+        shared = list(kinds.values()).count(kind) > 1
+        yield from _comment(texts[spec.name] if shared else _summary(typing.cast(type, kind)))
+        if value is None:
+            yield f"# [{prefix}{spec.name}] (not set)"
+            continue
         yield f"[{prefix}{spec.name}]"
-        yield from _table(getattr(recipe, spec.name), f"{prefix}{spec.name}.")
+        yield from _table(value, f"{prefix}{spec.name}.")
+
+
+def _table_kind(hint: Any) -> type | None:
+    """The dataclass that a key holds, or may hold; None where it holds a plain value."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+    return typing.cast(type, kinds[0]) if kinds else None
 
 
 def _choices(hint: Any, text: str) -> str:

@@ -16,7 +16,8 @@ class DistillResult:
 
     Attributes:
         bundle: The opened bundle.
-        metrics: ``teacher``, ``student_float``, ``student_int8`` on the test split; None where there is none.
+        metrics: ``teacher``, ``student_float``, ``student_int8`` on the test split, and ``assistant`` where the recipe
+            has one; None where a net was not trained.
         time_s: Seconds by stage, and ``total``; of ``cache``, without what a killed process spent.
         energy_j: Joules by stage, and ``total``; None where unmeasured.
         unmeasured: Why a figure is None.

@@ -11,7 +11,12 @@ from kdedge.errors import UserError
 from kdedge.files import read_json, write_json
 
 STATE = "state.json"
-STAGE_FILES = {"teacher": "teacher", "student": "checkpoints/student.safetensors", "qat": "checkpoints/qat.safetensors"}
+STAGE_FILES = {
+    "teacher": "teacher",
+    "assistant": "checkpoints/assistant.safetensors",
+    "student": "checkpoints/student.safetensors",
+    "qat": "checkpoints/qat.safetensors",
+}
 """Stage -> the folder or file of a run that holds what it trained."""
 
 

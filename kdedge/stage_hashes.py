@@ -16,7 +16,7 @@ from kdedge.training.objective import Objective
 def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str) -> dict[str, str]:
     """Stage -> hash of all that decides what it trains: its keys, the data, the libraries, and the stages before it.
 
-    A run without a teacher to follow has no such stage.
+    A run without a teacher to follow has no such stage, nor an assistant.
 
     Args:
         recipe: Of the run.
@@ -30,6 +30,10 @@ def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, d
     # A text student that learns alone still starts from the layers of the teacher's checkpoint.
     before = _sha256(*shared, recipe.teacher) if followed else _sha256(recipe.teacher.model)
     hashes = {"teacher": before} if followed else {}
+    if followed and recipe.assistant is not None:
+        assistant = recipe.assistant
+        before = _sha256(*shared, assistant, _content(assistant.model), recipe.distillation, before)
+        hashes["assistant"] = before
     hashes["student"] = _sha256(*shared, recipe.student, _content(recipe.student.model), recipe.distillation, before)
     hashes["qat"] = _sha256(hashes["student"], recipe.qat)
     return hashes

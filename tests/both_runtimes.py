@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from kdedge import quantize
 from kdedge.inputs import InputSpec
-from kdedge.quantize.fake_quantize import TINY_SCALE, ActivationFakeQuantize
-from kdedge.quantize.scales import quantiser_calls
+from kdedge.quantize.fake_quantize import ActivationFakeQuantize
 from numpy.typing import NDArray
 from tests.random_nets import Net, samples, side_by_side
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from kdedge_agent import tensors
 from kdedge_agent.session import TensorInfo
@@ -44,33 +43,6 @@ def calibrated(nets: Sequence[Net]) -> GraphModule:
     quantize.calibrate(prepared, [tuple(samples(net, COUNT) for net in nets)])
     quantize.set_observers(prepared, False)
     return prepared.eval()
-
-
-def owners(graph_module: GraphModule) -> dict[Node, int]:
-    """Which of the nets side by side each node belongs to (constants and weights to none)."""
-    found: dict[Node, int] = {}
-    for node in graph_module.graph.nodes:
-        if node.op == "placeholder":
-            found[node] = len(found)
-        elif known := [found[item] for item in node.all_input_nodes if item in found]:
-            found[node] = known[0]
-    return found
-
-
-def without_dead_tensors(nets: Sequence[Net]) -> list[Net]:
-    """The nets that have no activation which is zero throughout.
-
-    Such a tensor has no range; any scale would do for its values, but none for every kernel that makes or reads them:
-    XNNPACK and ONNX Runtime's global pool refuse ratios of scales beyond 256 (and LiteRT then frees memory twice).
-    """
-    prepared = calibrated(nets)
-    of = owners(prepared)
-    dead = {
-        of[node.all_input_nodes[0]]
-        for node, module in quantiser_calls(prepared)
-        if isinstance(module, ActivationFakeQuantize) and float(module.scale) < 2 * TINY_SCALE
-    }
-    return [net for index, net in enumerate(nets) if index not in dead]
 
 
 def fixed_batch(nets: Sequence[Net], prepared: GraphModule) -> GraphModule:

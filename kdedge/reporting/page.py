@@ -22,7 +22,7 @@ from kdedge.reporting.runs import Run, Runs, Trained, load_runs
 from kdedge.reporting.text import plain
 
 DEFAULT_PAGE = Path("report.html")
-_ROLES = ("teacher", "student_float", "student_int8")
+_ROLES = ("teacher", "assistant", "student_float", "student_int8")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,15 @@ def _trained_view(trained: Trained) -> TrainedView:
         for stage in stages
     )
     versions = tuple((plain(k), plain(v)) for k, v in sorted(_mapping(manifest, "versions").items()))
-    return TrainedView(plain("/".join(trained.path.parts[-2:])), student_rows(trained, _ROLES), costs, versions)
+    return TrainedView(
+        plain("/".join(trained.path.parts[-2:])), student_rows(trained, _roles(trained)), costs, versions
+    )
+
+
+def _roles(trained: Trained) -> list[str]:
+    """Whose scores the manifest holds; few recipes have an assistant."""
+    metrics = trained.manifest.get("metrics")
+    return [role for role in _ROLES if role != "assistant" or (isinstance(metrics, Mapping) and role in metrics)]
 
 
 def _cost(value: object, unit: Unit, unmeasured: Mapping[str, Any], quantity: str, stage: str) -> Cell:

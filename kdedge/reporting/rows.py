@@ -32,7 +32,12 @@ HOST_NOTE = "measured on the host at export, not on the device"
 _ONE_PROCESS = "one process: no spread"
 _MEDIAN, _LARGEST = "median of the starts", "largest of the starts"
 _EXACT = "exact"
-_LABELS = {"student_float": "float student", "student_int8": "int8 student", "teacher": "teacher"}
+_LABELS = {
+    "student_float": "float student",
+    "student_int8": "int8 student",
+    "teacher": "teacher",
+    "assistant": "teacher assistant",
+}
 _WEIGHTS = {"student_float": FLOAT_WEIGHTS, "student_int8": INT8_STATE}
 _NOT_BENCHED = "not benched in torch; `kdedge bench BUNDLE` measures it"
 
@@ -140,7 +145,7 @@ def _student_size(trained: Trained, role: str) -> Cell:
     """Of the weights as the bundle stores them."""
     name = _WEIGHTS.get(role)
     if name is None:
-        return missing(MEGABYTES, "the bundle does not hold the teacher's weights")
+        return missing(MEGABYTES, "the bundle holds the student's weights alone")
     entry = _part(_part(trained.manifest, "files"), name)
     reason = f"the manifest does not list {name}"
     return single(entry.get("size_bytes"), MEGABYTES, reason, why=f"exact ({name})")

@@ -36,6 +36,8 @@ def build_ahead(
     """
     if not recipe.distillation.cached_views:
         raise RecipeError("distillation.cached_views is 0: there are no views to cache", cure=_VIEWS)
+    if recipe.assistant is not None:
+        raise RecipeError("the student follows the recipe's assistant, which this does not train", cure=_ASSISTANT)
     material = load_material(recipe, data, teacher)
     found = find_teacher(teacher, recipe, material.splits, material.preprocessing)
     if found.to_train is not None:
@@ -52,4 +54,5 @@ def build_ahead(
 
 
 _VIEWS = "Say how many, such as --set distillation.cached_views=4"
+_ASSISTANT = "Let the run build its cache itself, when its assistant is trained"
 _TRAINED = "Give --teacher the folder of one that a run trained (OUT/teacher), or let the run build its cache itself"

@@ -71,8 +71,8 @@ class Feed(Protocol):
     def __len__(self) -> int:
         """Samples."""
 
-    def for_student(self, preprocessing: Preprocessing) -> Feed:
-        """The same samples for a net that takes what ``preprocessing`` makes; its guides take what they took."""
+    def for_nets(self, preprocessing: Preprocessing, guide_preprocessing: Preprocessing) -> Feed:
+        """The same samples for a net that takes what the one makes, and guides that take what the other makes."""
 
     def unmixed(self) -> Feed:
         """The same samples, none of them mixed with another."""
@@ -107,9 +107,9 @@ class _Images:
     def lengths(self, stage: str, view: int, *, guided: bool) -> None:
         """None: all are of one size."""
 
-    def for_student(self, preprocessing: Preprocessing) -> Self:
-        """See ``Feed``: of images, teacher and student take the same."""
-        del preprocessing
+    def for_nets(self, preprocessing: Preprocessing, guide_preprocessing: Preprocessing) -> Self:
+        """See ``Feed``: of images, all nets take the same."""
+        del preprocessing, guide_preprocessing
         return self
 
     def mixes(self, views: EpochViews, stage: str, view: int) -> EpochMixes | None:
@@ -226,9 +226,9 @@ class _Columns:
     def __len__(self) -> int:
         return len(self.data)
 
-    def for_student(self, preprocessing: Preprocessing) -> Self:
+    def for_nets(self, preprocessing: Preprocessing, guide_preprocessing: Preprocessing) -> Self:
         """See ``Feed``."""
-        return replace(self, preprocessing=preprocessing)
+        return replace(self, preprocessing=preprocessing, guide_preprocessing=guide_preprocessing)
 
     def unmixed(self) -> Self:
         """See ``Feed``."""

@@ -22,7 +22,7 @@ class Stage:
     """One pass of the loop.
 
     Attributes:
-        name: ``teacher``, ``student`` or ``qat``; seeds and files are named by it.
+        name: ``teacher``, ``assistant``, ``student`` or ``qat``; seeds and files are named by it.
         training: Its hyper-parameters.
         guides: Nets in eval mode whose mean logits are followed; none for plain cross-entropy.
         objective: What is minimised.

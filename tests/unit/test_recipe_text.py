@@ -29,6 +29,8 @@ def comments(text: str) -> dict[str, str]:
         if line.startswith("["):
             table = line.strip("[]") + "."
             found[table.rstrip(".")], above = above, ""
+        elif line.startswith("# [") and line.endswith("] (not set)"):
+            found[line[3:].partition("]")[0]], above = above, ""
         elif key.isidentifier():
             found[table + key], above = above, ""
         else:
@@ -59,7 +61,8 @@ def test_every_key_is_there_with_a_comment(name: str) -> None:
 def test_a_recipe_far_from_the_defaults_survives(tmp_path: Path) -> None:
     overrides = [
         "student.layers=[0, 2, 4]", "student.dropout=0.1", "text.tokenizer=some/where", "seed=7",
-        "qat.training.weight_decay=1e-12", "student.training.gradient_clip=inf", "data.on_corrupt=skip",
+        "qat.training.weight_decay=1e-12", "assistant.model=resnet18", "assistant.training.epochs=3",
+        "student.training.gradient_clip=inf", "data.on_corrupt=skip",
     ]  # fmt: skip
     recipe = load_recipe("digits", overrides)
     recipe = dataclasses.replace(recipe, description="a \"b\" \\ # 'c'\n[d]\t→ \x00")
