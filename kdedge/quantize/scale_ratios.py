@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch.fx import GraphModule, Node
@@ -53,8 +52,8 @@ _UNSEEN = 2.0**-8
 class _Reading:
     """One input of a kernel: ``ratio = factor · input.scale / output.scale`` must lie in [lowest, highest)."""
 
-    input: ActivationFakeQuantize
-    others: tuple[FakeQuantizer | None, ...]
+    input: FakeQuantizer  # of an activation, or of the table that it was looked up in
+    others: tuple[FakeQuantizer, ...]
     output: ActivationFakeQuantize
     lowest: float
     highest: float
@@ -64,7 +63,7 @@ class _Reading:
         """Of the other operands: the largest step of a weight, the step of a second tensor."""
         found = 1.0
         for other in self.others:
-            found *= float(cast(FakeQuantizer, other).scale.max())
+            found *= float(other.scale.max())
         return found
 
     @property
@@ -94,7 +93,7 @@ def fit_scales(prepared: GraphModule) -> list[str]:
                 changed = True
         for reading in reversed(readings):
             scale = _wanted(reading)
-            if scale is not None and _is_harmless(reading, scale, readings) and reading.input.widen(scale):
+            if scale is not None and _is_harmless(reading, scale, readings) and _widen(reading.input, scale):
                 widened.add(id(reading.input))
                 changed = True
         if changed:
@@ -127,9 +126,15 @@ def _wanted(reading: _Reading) -> float | None:
     return lowest * float(reading.output.scale) / reading.factor
 
 
-def _is_dead(module: ActivationFakeQuantize) -> bool:
-    """Whether only zeros were seen."""
-    return not module.fixed and float(module.min_val) == float(module.max_val) == 0.0
+def _widen(module: FakeQuantizer, scale: float) -> bool:
+    return isinstance(module, ActivationFakeQuantize) and module.widen(scale)
+
+
+def _is_dead(module: FakeQuantizer) -> bool:
+    """Whether it is an activation's, and only zeros were seen."""
+    if not isinstance(module, ActivationFakeQuantize) or module.fixed:
+        return False
+    return float(module.min_val) == float(module.max_val) == 0.0
 
 
 def _is_harmless(reading: _Reading, scale: float, readings: list[_Reading]) -> bool:
@@ -151,12 +156,14 @@ def _readings(prepared: GraphModule) -> Iterator[_Reading]:
         limits = _LIMITS.get(node.target) if rule.weight is None else _LAYER
         for position, operand in enumerate(operands):
             others = [operands[1 - position]] if node.target in _PRODUCTS else weights
-            if limits is not None and operand is not output and all(map(_is_known, (operand, output, *others))):
-                yield _Reading(cast(ActivationFakeQuantize, operand), tuple(others), output, *limits)
+            known = [module for module in (operand, *others) if module is not None and _has_scale(module)]
+            if limits is None or operand is output or len(known) <= len(others) or not output.calibrated:
+                continue
+            yield _Reading(known[0], tuple(known[1:]), output, *limits)
 
 
-def _is_known(module: FakeQuantizer | None) -> bool:
-    return module is not None and not (isinstance(module, ActivationFakeQuantize) and not module.calibrated)
+def _has_scale(module: FakeQuantizer) -> bool:
+    return not isinstance(module, ActivationFakeQuantize) or module.calibrated
 
 
 def _made(prepared: GraphModule, node: Node) -> ActivationFakeQuantize | None:

@@ -25,7 +25,8 @@ COMMANDS = [line for line in LINES if line.startswith(("kdedge ", "torchrun ")) 
 # Long trainings run with the same words and few epochs; what they reach is measured, or tested elsewhere.
 SHORTENED = {
     "cifar10-cpu": [
-        "teacher.model=mlp", "teacher.training.epochs=0", "student.training.epochs=0", "qat.training.epochs=0"
+        "teacher.model=mlp", "teacher.training.epochs=0", "teacher.training.start_depth=1",
+        "student.training.epochs=0", "qat.training.epochs=0"
     ],
     "sst2-minilm-cpu": [
         "data.train_limit=64", "teacher.training.epochs=0", "student.training.epochs=1", "qat.training.epochs=0"
