@@ -84,8 +84,7 @@ def fit_scales(prepared: GraphModule) -> list[str]:
     """
     readings = list(_readings(prepared))
     widened: set[int] = set()
-    changed = True
-    while changed:  # a scale may push the next one, in either direction
+    for _ in readings:  # a scale may push the next one, in either direction, and so on to the end of the graph
         changed = False
         for reading in readings:
             if reading.ratio >= reading.highest and reading.output.widen(_coarse_enough(reading)):
@@ -96,8 +95,9 @@ def fit_scales(prepared: GraphModule) -> list[str]:
             if scale is not None and _is_harmless(reading, scale, readings) and _widen(reading.input, scale):
                 widened.add(id(reading.input))
                 changed = True
-        if changed:
-            _observe_weights(prepared)
+        if not changed:
+            break
+        _observe_weights(prepared)
     return [node.all_input_nodes[0].name for node, module in quantiser_calls(prepared) if id(module) in widened]
 
 
