@@ -1,5 +1,7 @@
 """Progressive training against the plain schedule at equal compute: depth that grows, images that grow, both.
 
+With `--assistant MODEL` also a teacher assistant, on which half of the student's compute is spent.
+
 Each schedule trains the recipe's student from the same teacher, which is trained once; a progressive one gets as many
 more epochs as its cheaper ones save, counted in multiply-accumulates of the forward pass (torch's FlopCounterMode), so
 that none computes more than the plain one. The teacher's part is not counted: with `distillation.cached_views` it is
@@ -7,7 +9,7 @@ the same for all. Printed: epochs and compute of each schedule, its accuracy and
 seeds, the gain over plain seed by seed, and seconds relative to plain.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/progressive.py [digits] [--data D] [--seeds 0 1 2] [--set KEY=VALUE ...]
-         [--out DIR]
+         [--assistant MODEL] [--out DIR]
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kdedge.torchvision_compat  # noqa: F401
 import torch
 from kdedge import models
-from kdedge.recipe import DistillRecipe, TrainingRecipe
+from kdedge.recipe import DistillRecipe, ModelRecipe, TrainingRecipe, told
 from kdedge.recipe_file import load_recipe
 from kdedge.training.depth import Depth
 from kdedge.training.optimization import image_size
@@ -48,12 +50,12 @@ def schedules(recipe: DistillRecipe) -> dict[str, dict[str, Any]]:
 
 
 class Compute:
-    """Multiply-accumulates of the forward passes of a stage, per sample of the training split."""
+    """Multiply-accumulates of the forward passes of a stage that trains a net, per sample of the training split."""
 
-    def __init__(self, recipe: DistillRecipe) -> None:
+    def __init__(self, recipe: DistillRecipe, wish: ModelRecipe) -> None:
         self.full, self.channels = recipe.data.image_size, recipe.data.channels
         shape = (self.channels, self.full, self.full)
-        self.net = models.build(recipe.student, models.STUDENTS, 10, shape).eval()
+        self.net = models.build(wish, models.STUDENTS, 10, shape).eval()
         self.known: dict[tuple[int, int], float] = {}
 
     def of(self, training: TrainingRecipe) -> float:
@@ -85,6 +87,18 @@ def epochs_for(compute: Compute, settings: dict[str, Any], budget: float) -> tup
     return found
 
 
+def with_assistant(recipe: DistillRecipe, model: str, compute: Compute, budget: float) -> tuple[list[str], float]:
+    """Settings of a run that trains an assistant as it trains the student, with half of the compute; what both cost."""
+    wish = ModelRecipe(model, recipe.student.training, recipe.student.stem)
+    plain = schedules(recipe)[PLAIN]
+    assistants, spent = epochs_for(Compute(recipe, wish), plain, budget / 2)
+    students, cost = epochs_for(compute, plain, budget - spent)
+    training = cast("dict[str, Any]", told(wish.training)) | {"epochs": assistants}
+    settings = [f"assistant.model={model}", f"assistant.stem={wish.stem}"]
+    settings += [f"assistant.training.{key}={value}" for key, value in training.items()]
+    return [*settings, f"{STAGE}.epochs={students}"], spent + cost
+
+
 def distill(options: argparse.Namespace, out: Path, settings: list[str], reuse: Path | None) -> dict[str, Any]:
     """The JSON document of a run."""
     words = [options.recipe, "--out", str(out), "--resume", "--json"]
@@ -103,16 +117,20 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs")
+    parser.add_argument("--assistant", metavar="MODEL", help="its net, in size between teacher and student")
     parser.add_argument("--out", type=Path, help="kept, and gone on with; a temporary folder by default")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.set)
     plans = {}
-    compute = Compute(recipe)
+    compute = Compute(recipe, recipe.student)
     budget = compute.of(TrainingRecipe(epochs=recipe.student.training.epochs))
     for name, settings in schedules(recipe).items():
         epochs, cost = epochs_for(compute, settings, budget)
         plans[name] = [f"{STAGE}.{key}={value}" for key, value in settings.items()] + [f"{STAGE}.epochs={epochs}"]
         print(f"{name}: {epochs} epochs, {cost / budget:.3f} of the compute", flush=True)
+    if options.assistant is not None:
+        plans["assistant"], cost = with_assistant(recipe, options.assistant, compute, budget)
+        print(f"assistant: {cost / budget:.3f} of the compute, {' '.join(plans['assistant'])}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         run(options, options.out or Path(temporary), plans)
 
@@ -137,9 +155,14 @@ def run(options: argparse.Namespace, out: Path, plans: dict[str, list[str]]) -> 
             100 * (a - b["metrics"]["student_float"]["accuracy"])
             for a, b in zip(scores["accuracy"], plain, strict=True)
         ]
-        seconds = [r["time_s"]["student"] / p["time_s"]["student"] for r, p in zip(runs, plain, strict=True)]
+        seconds = [trained(r) / trained(p) for r, p in zip(runs, plain, strict=True)]
         more = "" if name == PLAIN else f"; gain {said(gains, 2)} points; time {said(seconds, 3)} of plain"
         print(f"  {name}: {words}{more}")
+
+
+def trained(run: dict[str, Any]) -> float:
+    """Seconds of the student's training, and of its assistant's."""
+    return float(run["time_s"]["student"] + run["time_s"].get("assistant", 0.0))
 
 
 def said(values: list[float], digits: int = 4) -> str:
