@@ -74,10 +74,14 @@ FEW = 16
 """A tensor of fewer different integers than these may tie in all of its values at once."""
 
 
-def reach(net: Net) -> tuple[float, float, bool]:
+NEARLY = 1e-3
+"""Values that lie so close to the middle of two integers, in steps, may be rounded to either."""
+
+
+def reach(net: Net) -> tuple[float, float, float]:
     """What a step at each tensor of the net does to its outputs: largest and mean change, in their steps, added up.
 
-    And whether some tensor of the net holds ``FEW`` integers only.
+    And the share of its values that may tie, in the tensor with the most of them; 1 if one holds ``FEW`` integers only.
 
     Each tensor in turn is moved a step up, down, and either way at random, in torch's program; of these the largest
     change counts.
@@ -92,7 +96,7 @@ def reach(net: Net) -> tuple[float, float, bool]:
         for tensor in range(moved.calls):
             changes = [np.abs((moved.run(samples_, tensor, how) - exact).numpy()) / step for how in _Moved.WAYS]
             sums += np.max([(change.max(), change.mean()) for change in changes], axis=0)
-    return float(sums[0]), float(sums[1]), moved.fewest < FEW
+    return float(sums[0]), float(sums[1]), 1.0 if moved.fewest < FEW else moved.ties
 
 
 class _Moved:
@@ -102,7 +106,7 @@ class _Moved:
 
     def __init__(self, prepared: GraphModule) -> None:
         self._prepared, self._target, self._how, self.calls = prepared, -1, "", 0
-        self.fewest = 256
+        self.fewest, self.ties = 256, 0.0
         for module in {id(m): m for m in prepared.modules() if isinstance(m, ActivationFakeQuantize)}.values():
             module.register_forward_hook(self._hook)
 
@@ -112,8 +116,10 @@ class _Moved:
         result: Tensor = self._prepared(x)[0]
         return result
 
-    def _hook(self, module: ActivationFakeQuantize, _: Any, output: Tensor) -> Tensor | None:
+    def _hook(self, module: ActivationFakeQuantize, given: tuple[Tensor], output: Tensor) -> Tensor | None:
         self.calls += 1
+        ties = ((given[0] / module.scale).remainder(1.0) - 0.5).abs() < NEARLY
+        self.ties = max(self.ties, float(ties.float().mean()))
         self.fewest = min(self.fewest, len(torch.unique(output)))
         if self.calls - 1 != self._target:
             return None
