@@ -65,7 +65,7 @@ def bfloat16_pays() -> bool:
 def multiplies_bfloat16_faster(cpuinfo: str) -> bool:
     """What ``/proc/cpuinfo`` says of it: AMX, Arm's BF16 extension, or the AVX512-BF16 of an AMD processor.
 
-    Intel's AVX512-BF16 without AMX, as virtual machines show it, reaches half of float32's products a second
+    Intel's AVX512-BF16 without AMX, as virtual machines show it, is slower than float32
     (``benchmarks/bfloat16.py``). The flags are asked, not a clock, so that a run goes on as it began.
     """
     words = set(re.findall(r"\w+", cpuinfo))
