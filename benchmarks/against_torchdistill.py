@@ -11,7 +11,6 @@ Run: OMP_NUM_THREADS=1 python benchmarks/against_torchdistill.py [--rounds 5] [-
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import platform
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.schedule_time import SIZE, Schedules, show
+from benchmarks.schedule_time import SIZE, Schedules, arguments, show
 
 ROOT = Path(__file__).parents[1]
 TORCHDISTILL = "torchdistill==1.1.5"
@@ -44,13 +43,7 @@ def environment(folder: Path) -> Path:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--stem", default="cifar-stride2", choices=["imagenet", "cifar-stride2", "cifar"])
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--views", type=int, default=8)
+    parser = arguments(__doc__)
     parser.add_argument("--environment", type=Path, default=Path(tempfile.gettempdir()) / "kdedge-torchdistill")
     options = parser.parse_args()
     epochs, views = options.epochs, options.views

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from kdedge import models
@@ -21,6 +23,9 @@ from kdedge.small_maps import products_on_small_maps
 from kdedge.training.loop import place
 from kdedge.training.optimization import bfloat16_pays
 from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.distill_step import ratios
 
 
 def product() -> Callable[[torch.dtype], object]:
@@ -51,25 +56,6 @@ def step(model: str, batch: int) -> Callable[[torch.dtype], object]:
     return run
 
 
-def ratios(work: Callable[[torch.dtype], object], pairs: int) -> list[float]:
-    """Seconds in float32 / seconds in bfloat16, pair by pair."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        started = time.perf_counter()
-        work(dtype)
-        return time.perf_counter() - started
-
-    order = [torch.float32, torch.bfloat16]
-    for dtype in order:
-        seconds(dtype)
-    found = []
-    for _ in range(pairs):
-        order.reverse()
-        took = {dtype: seconds(dtype) for dtype in order}
-        found.append(took[torch.float32] / took[torch.bfloat16])
-    return found
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +72,7 @@ def main() -> None:
         **{f"step of {name}": step(name, options.batch) for name in ("resnet50", "mobilenet_v2")},
     }
     for name, work in cases.items():
-        values = ratios(work, options.pairs)
+        values = ratios(partial(work, torch.float32), partial(work, torch.bfloat16), options.pairs)
         print(
             f"{name:<22} float32/bfloat16 median {statistics.median(values):.2f}  "
             f"[{min(values):.2f}, {max(values):.2f}]  n={len(values)}"

@@ -103,7 +103,8 @@ class Schedules:
         data = ImageSet(self.images, self.labels)
         preprocessing = ImagePreprocessing(image_size=(SIZE, SIZE), channels=3, mean=MEAN, std=STD)
         feed = ImageFeed(data, preprocessing, AugmentRecipe(crop_padding=4, horizontal_flip=True), 0, CLASSES)
-        folder = Path(tempfile.mkdtemp(prefix="kdedge-schedule-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="kdedge-schedule-")  # goes with this object
+        folder = Path(self._temporary.name)
         few = ImageSet(self.images[:32], self.labels[:32])
         self.setting = Setting(feed, few, preprocessing, 0, "cpu", folder, JsonLog(None), Silent())
 
@@ -149,16 +150,21 @@ def show(name: str, values: list[float]) -> None:
     print(f"{name:<52} median {statistics.median(values):.3f}  [{min(values):.3f}, {max(values):.3f}]  n={len(values)}")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What a schedule is made of, and how often it is measured."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--stem", default="cifar-stride2", choices=["imagenet", "cifar-stride2", "cifar"])
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--views", type=int, default=8)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__).parse_args()
     epochs, views = options.epochs, options.views
     print(
         f"MobileNetV2 from ResNet-50, stem {options.stem}, batch {options.batch}, {SIZE} px, {epochs} epochs with "

@@ -201,8 +201,7 @@ def _trained_view(trained: Trained) -> TrainedView:
 
 def _roles(trained: Trained) -> list[str]:
     """Whose scores the manifest holds; few recipes have an assistant."""
-    metrics = trained.manifest.get("metrics")
-    return [role for role in _ROLES if role != "assistant" or (isinstance(metrics, Mapping) and role in metrics)]
+    return [role for role in _ROLES if role != "assistant" or role in _mapping(trained.manifest, "metrics")]
 
 
 def _cost(value: object, unit: Unit, unmeasured: Mapping[str, Any], quantity: str, stage: str) -> Cell:
