@@ -28,6 +28,7 @@ from kdedge_exporters.metadata import (
 from kdedge_exporters.onnx_values import sizes
 from kdedge_exporters.program import int8_program
 from kdedge_exporters.reach import newest_opset
+from kdedge_exporters.untranslatable import TORCH_ONNX, translating
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -115,14 +116,18 @@ def _lean(model: ir.Model) -> None:
 
 
 def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], target: Target | None = None) -> ir.Model:
-    """Torch's own translation; what it prints is no concern of the user's."""
+    """Torch's own translation; what it prints is no concern of the user's.
+
+    Raises:
+        ModelError: it cannot translate an op.
+    """
     import torch
     from kdedge.inputs import examples
 
     batch = examples(inputs, 2)
     knows_gelu = target is None or newest_opset(target) >= _GELU_OPSET
     opset = _GELU_OPSET if knows_gelu and _has_quantised_gelu(module) else OPSET
-    with _quiet():
+    with _quiet(), translating(TORCH_ONNX, module, batch):
         program = torch.onnx.export(
             module,
             batch,

@@ -10,6 +10,7 @@ from kdedge.errors import UserError
 from kdedge_exporters.metadata import METADATA_KEY, ArtifactInput, describe, encode
 from kdedge_exporters.program import int8_program
 from kdedge_exporters.quiet import no_native_stderr, quiet
+from kdedge_exporters.untranslatable import LITERT_TORCH, translating
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,11 @@ def _program(bundle: Bundle, options: ExportOptions) -> GraphModule:
 
 
 def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision: str) -> bytes:
-    """litert-torch's conversion, silenced."""
+    """litert-torch's conversion, silenced.
+
+    Raises:
+        ModelError: it cannot translate an op.
+    """
     from kdedge.inputs import examples
 
     with quiet():
@@ -113,12 +118,14 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
         if precision == "int8":
             unfold_weights(module)  # type: ignore[arg-type]
             options["quant_config"] = _static_config()
-        batch = examples(inputs, 1)
+        batch = plain = examples(inputs, 1)
+        channels_last = module.eval()
         images = [position for position, example in enumerate(batch) if example.ndim == 4]
         if images:
-            module = litert_torch.to_channel_last_io(module, args=images)
+            channels_last = litert_torch.to_channel_last_io(channels_last, args=images)
             batch = tuple(x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x for x in batch)
-        converted = litert_torch.convert(module.eval(), batch, **options)
+        with translating(LITERT_TORCH, module, plain):
+            converted = litert_torch.convert(channels_last.eval(), batch, **options)
         with no_native_stderr():
             return bytes(converted.model_content())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.device.runs import quick
-from tests.lab.device_tree import AGX_ORIN, PI4
+from tests.lab.device_tree import AGX_ORIN, AGX_THOR, PI4
 from tests.lab.machine import Machine, booted
 from tests.lab.trace import Playback, Trace, playing
 
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 # A few steps that stand out of the noise, or small bursts: of what varies more the agent wants minutes to see.
 STEPS = Trace(levels_w=(4.4, 11.6))
 STEPS_OF_A_PI = Trace(levels_w=(3.4, 6.6))
+STEPS_OF_A_THOR = Trace(levels_w=(28.0, 44.0))
 BURSTS = Trace(levels_w=(8.0,), burst_w=0.4)
 
 
@@ -44,6 +45,13 @@ def orin() -> Iterator[Machine]:
 def pi() -> Iterator[Machine]:
     """A Raspberry Pi 4 with an INA219 in its supply line."""
     with booted(PI4) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def thor() -> Iterator[Machine]:
+    """A Jetson AGX Thor with the INA238 at its input."""
+    with booted(AGX_THOR) as machine:
         yield machine
 
 
@@ -86,9 +94,12 @@ def test_joules_by_an_ina3221(orin: Machine, onnx_file: Path, tmp_path: Path) ->
     assert orin.left_over() == {}
 
 
-def test_joules_by_an_ina219_in_the_supply_line(pi: Machine, onnx_file: Path, tmp_path: Path) -> None:
+def test_joules_of_a_tflite_file_by_an_ina219_in_the_supply_line(
+    pi: Machine, tflite_file: Path, tmp_path: Path
+) -> None:
     with playing(pi, STEPS_OF_A_PI) as playback:
-        record = quick(onnx_file, pi.device(), tmp_path, power=True)
+        record = quick(tflite_file, pi.device(), tmp_path, power=True)
+    assert record.runtime["name"] == "ai-edge-litert"
     assert record.power is not None
     assert record.power["source"] == "ina2xx"
     assert record.power["total_rails"] == ["ina219 at 0-0040"]
@@ -97,6 +108,19 @@ def test_joules_by_an_ina219_in_the_supply_line(pi: Machine, onnx_file: Path, tm
     assert spread_w(record, playback) > 2.5
     check_energy(record, playback, most=0.01)
     assert pi.left_over() == {}
+
+
+def test_joules_by_an_ina238_at_the_input(thor: Machine, onnx_file: Path, tmp_path: Path) -> None:
+    with playing(thor, STEPS_OF_A_THOR) as playback:
+        record = quick(onnx_file, thor.device(), tmp_path, power=True)
+    assert record.power is not None
+    assert record.power["source"] == "ina238"
+    assert record.power["total_rails"] == ["VIN"]
+    assert record.power["covers"] == "Thor: the input rail"
+    assert record.facts["board"] == AGX_THOR.model
+    assert spread_w(record, playback) > 12
+    check_energy(record, playback, most=0.01)
+    assert thor.left_over() == {}
 
 
 def once(words: str, delay_s: float, action: Callable[[], None]) -> Callable[[Progress], None]:

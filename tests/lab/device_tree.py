@@ -1,6 +1,6 @@
 """Boards as the kernel is told of them: what they are called, and the current monitor on their I2C bus.
 
-Nodes as in Documentation/devicetree/bindings/hwmon/ti,ina3221.yaml and ti,ina2xx.yaml.
+Nodes as in Documentation/devicetree/bindings/hwmon/ti,ina3221.yaml and ti,ina2xx.yaml (INA238, too).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Rail:
     """One channel of a current monitor.
 
     Attributes:
-        label: As the board's maker calls it.
+        label: As the board's maker calls it; empty where the maker says nothing.
         volts: That it carries.
         shunt_uohm: Of its shunt, in microohms.
         share: Of the board's power.
@@ -54,7 +54,7 @@ class Board:
     @property
     def driver(self) -> str:
         """Name of the kernel's driver for the monitor."""
-        return "ina3221" if self.chip == "ina3221" else "ina2xx"
+        return "ina2xx" if self.chip == "ina219" else self.chip
 
 
 AGX_ORIN = Board(
@@ -67,6 +67,13 @@ AGX_ORIN = Board(
         Rail("VDD_CPU_CV", 20.0, 2000, 0.2, 0.15),
         Rail("VIN_SYS_5V0", 5.0, 2000, 0.3, 0.05),
     ),
+)
+AGX_THOR = Board(
+    "jetson",
+    "NVIDIA Jetson AGX Thor Developer Kit",
+    ("nvidia,p3971-0089+p3834-0008", "nvidia,tegra264"),
+    "ina238",
+    (Rail("VIN", 20.0, 5000, 1.0, 0.3),),
 )
 PI4 = Board(
     "pi",
@@ -100,5 +107,6 @@ def _bus(board: Board) -> str:
             chip += f' input@{number} {{ reg = <{number}>; label = "{rail.label}";'
             chip += f" shunt-resistor-micro-ohms = <{rail.shunt_uohm}>; }};"
     else:
-        chip += f" shunt-resistor = <{board.rails[0].shunt_uohm}>;"
+        (rail,) = board.rails
+        chip += f" shunt-resistor = <{rail.shunt_uohm}>;" + (f' label = "{rail.label}";' if rail.label else "")
     return f" {STUB_NODE[1:]} {{ #address-cells = <1>; #size-cells = <0>; {chip} }}; }};\n"

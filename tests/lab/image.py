@@ -20,7 +20,7 @@ from tests.lab.packages import LabError, call
 from kdedge_bench import remote, wheels
 
 PROGRAMS = ("qemu-system-aarch64", "mmdebstrap", "mke2fs", "dtc", "make", "aarch64-linux-gnu-gcc", "ssh", "ssh-keygen")
-REQUIREMENTS = ("onnxruntime",)
+REQUIREMENTS = ("onnxruntime", "ai-edge-litert")
 PYTHON = (3, 11, 2)
 """Of Debian bookworm; byte code that this host's Python makes has to be of the same minor version."""
 GLIBC = ("glibc", "2.36")
@@ -123,7 +123,7 @@ def _build(cache: Path, recipe: str) -> Path:
         shutil.move(root / f"boot/vmlinuz-{release}", made / "vmlinuz")
         (made / "initrd").write_bytes(_first_files(root, modules))
         _furnish(root)
-        _install_runtime(root, folder / "wheels")
+        _install_runtimes(root, folder / "wheels")
         size_mib = int(call("du", "-sm", "--apparent-size", str(root)).split()[0]) * 5 // 4 + _SPARE_MIB
         call("/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(root), str(made / "disk.img"), f"{size_mib}M")
         place = cache / f"machine-{recipe}-{release}"
@@ -182,8 +182,8 @@ def _furnish(root: Path) -> None:
     root.chmod(0o755)
 
 
-def _install_runtime(root: Path, fetched: Path) -> None:
-    """The runtime's real aarch64 wheels, in the environment that ``kdedge device setup`` would make."""
+def _install_runtimes(root: Path, fetched: Path) -> None:
+    """The runtimes' real aarch64 wheels, in the environment that ``kdedge device setup`` would make."""
     venv = "/root/.cache/kdedge/venv"
     call("chroot", str(root), "/usr/bin/python3", "-m", "venv", "--without-pip", venv)
     (place,) = (root / venv[1:] / "lib").glob("python3.*/site-packages")

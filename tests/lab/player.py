@@ -2,7 +2,8 @@
 
 ``python3 player.py TRACE`` says that it plays, sets them until its input ends, and then prints what it set:
 [[s, W], ...], seconds on the monotonic clock from which on the board drew so many watts. The registers hold what the
-chip's converter would make of them: its steps, rounded. INA3221: data sheet SBOS576, 8.6.2; INA219: SBOS448, 8.6.
+chip's converter would make of them: its steps, rounded. INA3221: data sheet SBOS576, 8.6.2; INA219: SBOS448, 8.6;
+INA238: SBOSA20, 7.6.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _I2C_SLAVE_FORCE, _I2C_SMBUS = 0x0706, 0x0720
-_WRITE, _WORD = 0, 3
+_WRITE, _WORD, _BLOCK = 0, 3, 8
 
 
 class Chip:
@@ -39,7 +40,15 @@ class Chip:
     def set(self, register: int, value: int) -> None:
         """Write 16 bits; the chips send the high byte first, SMBus the low one."""
         struct.pack_into(">H", self._data, 0, value & 0xFFFF)
-        fcntl.ioctl(self._bus, _I2C_SMBUS, struct.pack("@BBIP", _WRITE, register, _WORD, ctypes.addressof(self._data)))
+        self._write(register, _WORD)
+
+    def set_long(self, register: int, value: int) -> None:
+        """Write 24 bits, the high byte first."""
+        struct.pack_into(">B3s", self._data, 0, 3, value.to_bytes(3, "big"))
+        self._write(register, _BLOCK)
+
+    def _write(self, register: int, size: int) -> None:
+        fcntl.ioctl(self._bus, _I2C_SMBUS, struct.pack("@BBIP", _WRITE, register, size, ctypes.addressof(self._data)))
 
     def set_ina3221(self, channel: int, volts: float, amperes: float, shunt_uohm: int) -> None:
         """Shunt voltage in steps of 40 uV and bus voltage in steps of 8 mV, both from bit 3 on."""
@@ -57,6 +66,17 @@ class Chip:
         self.set(4, current)
         self.set(3, current * bus // 5000)
 
+    def set_ina238(self, channel: int, volts: float, amperes: float, shunt_uohm: int) -> None:
+        """Shunt voltage in 5 uV, bus voltage in 3.125 mV; current and power as the chip computes them."""
+        del channel
+        calibration = 16384  # as the driver sets it: four steps of the shunt's voltage are one of the current
+        shunt, bus = round(amperes * shunt_uohm / 5), round(volts * 1e6 / 3125)
+        current = shunt * calibration // 65536
+        self.set(4, shunt)
+        self.set(5, bus)
+        self.set(7, current)
+        self.set_long(8, current * bus // 64)  # in fifths of a volt times a step of the current
+
 
 def level_w(trace: dict[str, Any], at_s: float) -> float:
     """Watts of the board at a moment, noise apart: levels, and bursts on top of them."""
@@ -69,7 +89,7 @@ def level_w(trace: dict[str, Any], at_s: float) -> float:
 def play(trace: dict[str, Any], over: threading.Event) -> list[tuple[float, float]]:
     """Set the registers once a step until it is over; what was set."""
     chip = Chip(trace["address"])
-    convert = {"ina3221": chip.set_ina3221, "ina219": chip.set_ina219}[trace["chip"]]
+    convert = {"ina3221": chip.set_ina3221, "ina219": chip.set_ina219, "ina238": chip.set_ina238}[trace["chip"]]
     noise = random.Random(trace["seed"])
     begin = time.monotonic()
     done: list[tuple[float, float]] = []
