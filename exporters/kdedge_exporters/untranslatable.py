@@ -22,7 +22,13 @@ _LONGEST = 240
 
 @dataclass(frozen=True)
 class Converter:
-    """A library that translates a student, and the format of its files."""
+    """A library that translates a student.
+
+    Attributes:
+        name: Of the library.
+        format: Of its files.
+        other: The other format.
+    """
 
     name: str
     format: str
@@ -78,14 +84,17 @@ def _source(op: str, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) 
     """File and line of the student's code that asks for the op; converters have names of their own for some.
 
     Args:
-        op: Such as ``aten.cummax.default`` or ``prims.lgamma.default``, of which ``aten.special_gammaln`` was made.
+        op: As the converter calls it, such as ``prims.bessel_i0.default`` for ``aten.special_i0.default``.
         module: The float student, or the program that was made of it.
         inputs: Examples of what it takes.
     """
     import torch
     from torch.fx import GraphModule
 
-    graph = module.graph if isinstance(module, GraphModule) else torch.export.export(module, inputs).graph
+    try:
+        graph = module.graph if isinstance(module, GraphModule) else torch.export.export(module, inputs).graph
+    except Exception:  # then the converter, which begins with the same export, failed in it and said why
+        return None
     calls = [node for node in graph.nodes if node.op == "call_function"]
     alike = [node for node in calls if str(node.target) == op] or [
         node for node in calls if _last_word(str(node.target)) == _last_word(op)

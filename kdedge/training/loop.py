@@ -14,7 +14,6 @@ from kdedge.ranks import Ranks
 from kdedge.small_maps import products_on_small_maps
 from kdedge.teacher_cache.memory import ViewLogits
 from kdedge.training.checkpoint import stoppable
-from kdedge.training.clamps import clamps_keep_results
 from kdedge.training.feeds import Batch
 from kdedge.training.finite import FiniteSteps
 from kdedge.training.objective import Outputs, States, share_right
@@ -59,7 +58,6 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     with (
         stoppable() as interrupt,
         products_on_small_maps(net, setting.device),
-        clamps_keep_results(net),
         ranks.whole_batch_norm(net),
     ):
         # Stopped between an epoch's last step and its figures, it still owes them.

@@ -79,6 +79,22 @@ def test_other_reasons_are_those_of_the_first_cause(converter: Converter) -> Non
     assert caught.value.where is None
 
 
+class Branching(nn.Module):
+    """What torch.export cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_net_that_cannot_be_exported_at_all_has_no_line() -> None:
+    with (
+        pytest.raises(ModelError, match=r"the student's aten\.gt\.Scalar to ONNX: a branch") as caught,
+        translating(TORCH_ONNX, Branching(), (torch.zeros(1),)),
+    ):
+        raise RuntimeError("a branch\nWhile executing %gt : call_function[target=torch.ops.aten.gt.Scalar](...)")
+    assert caught.value.where is None
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_the_machine_s_own_troubles_are_not_the_student_s(error: BaseException) -> None:
     with pytest.raises(type(error)), translating(LITERT_TORCH, nn.Identity(), (torch.zeros(1),)):
