@@ -9,7 +9,7 @@ ratio of the larger data set to the smaller and of the larger batch to the small
 
 Run: OMP_NUM_THREADS=1 python benchmarks/training_memory.py [FOLDER] [--rounds 3] [--copies 8 64] [--batches 32 128]
 
-It exits with 1 if eight times the data take more than `--limit` times the memory.
+It exits with 1 if the larger data set takes more than `--limit` times the memory of the smaller.
 """
 
 from __future__ import annotations
