@@ -14,7 +14,10 @@ from kdedge.recipe import Precision, TrainingRecipe
 
 
 def make_optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases and normalisation do not decay (He et al. 2019, arXiv:1812.01187, section 3.1)."""
+    """The recipe's optimizer; biases and normalisation do not decay (He et al. 2019, arXiv:1812.01187, section 3.1).
+
+    Fused: one pass over a parameter and its state, on a CPU too, where the loop over them takes a pass an operation.
+    """
     parameters = [p for p in net.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -22,10 +25,10 @@ def make_optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimi
     ]
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.Adam(groups, lr=recipe.learning_rate)
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
 
 
 def image_size(recipe: TrainingRecipe, epoch: int, full: int) -> int:

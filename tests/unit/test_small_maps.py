@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kdedge import models
+from kdedge import models, quantize
 from kdedge.recipe import ModelRecipe, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
 from kdedge.training.loop import guide_logits
@@ -13,6 +13,10 @@ CONVOLUTIONS = [
     nn.Conv2d(5, 7, 1, stride=2, bias=False),
     nn.Conv2d(5, 7, 3, padding=1),
     nn.Conv2d(5, 7, 3, stride=2, padding=1, bias=False),
+    nn.Conv2d(5, 5, 3, padding=1, groups=5),
+    nn.Conv2d(5, 5, 3, stride=2, padding=1, groups=5, bias=False),
+    nn.Conv2d(5, 5, 5, padding=2, groups=5, bias=False),
+    nn.Conv2d(5, 5, 5, stride=2, padding=2, groups=5),
 ]
 
 
@@ -40,7 +44,9 @@ def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 8, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, 3, padding=2, dilation=2),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
@@ -52,6 +58,70 @@ def test_the_same_sums_forward_and_backward(layer: nn.Conv2d, size: int) -> None
 def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
     with products_on_small_maps(layer, "cpu"):
         assert "forward" not in vars(layer)
+
+
+def test_maps_that_are_wide_and_low() -> None:
+    layer = nn.Conv2d(4, 4, 5, stride=2, padding=2, groups=4)
+    x = torch.randn(2, 4, 2, 4, generator=torch.Generator().manual_seed(0))
+    wanted = gradients(layer, x)
+    with products_on_small_maps(layer, "cpu"):
+        found = gradients(layer, x)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_depthwise_convolution_under_autocast_gives_its_weight_a_gradient_of_the_weights_type() -> None:
+    layer = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    x = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with products_on_small_maps(layer, "cpu"):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        y.float().square().sum().backward()
+    assert y.dtype is torch.bfloat16
+    assert layer.weight.grad is not None and layer.weight.grad.dtype is torch.float32
+    assert x.grad is not None and x.grad.dtype is torch.float32
+
+
+def test_a_prepared_graph_has_the_same_gradients_in_training_and_keeps_the_ops_that_the_quantiser_looks_for() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(4, 6, 1),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6),
+        nn.Conv2d(6, 4, 3, padding=1),
+    )
+    x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    prepared = quantize.prepare_qat(net, (x,))
+    quantize.calibrate(prepared, [(x,)])
+    code, names = prepared.code, list(prepared.state_dict())
+    quantize.set_observers(prepared, False)
+    wanted = gradients(prepared, x)
+    with products_on_small_maps(prepared, "cpu"):
+        assert prepared.forward.__self__.code != code  # type: ignore[attr-defined]
+        assert (prepared.code, list(prepared.state_dict())) == (code, names)
+        found = gradients(prepared, x)
+    assert "forward" not in vars(prepared)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prepared_graph_learns_as_much_with_ranges_that_move_and_are_then_frozen() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.Flatten())
+    x = torch.randn(8, 4, 2, 2)
+    both = [quantize.prepare_qat(net, (x[:2],)) for _ in range(2)]
+    for prepared, device in zip(both, ("cpu", "none"), strict=True):
+        optimizer = torch.optim.SGD(prepared.parameters(), 0.01)
+        with products_on_small_maps(prepared, device):
+            for step in range(4):
+                if step == 2:
+                    quantize.set_observers(prepared, False)
+                optimizer.zero_grad()
+                prepared(x).square().mean().backward()
+                optimizer.step()
+    found, wanted = (prepared.state_dict() for prepared in both)
+    assert list(found) == list(wanted)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 class Halved(nn.Conv2d):
