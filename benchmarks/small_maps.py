@@ -1,7 +1,7 @@
-"""A training step with small convolutions as matrix products against the same step with oneDNN's convolutions.
+"""A training step with kdedge's forms of small convolutions against the same step with oneDNN's convolutions.
 
-One process, interleaved pairs, the nets of the shipped CPU recipe on random images of 32 px. Printed: ratio
-convolution / product (higher is better) per net, with n, median and spread.
+One process, interleaved pairs, the nets of the shipped CPU recipe on random images; ``qat`` is a step of the graph that
+QAT trains, ranges frozen. Printed: ratio convolution / product (higher is better) per net, with n, median and spread.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/small_maps.py [--pairs 7] [--batch 128]
 """
@@ -14,7 +14,7 @@ import statistics
 import time
 
 import torch
-from kdedge import models
+from kdedge import models, quantize
 from kdedge.recipe import ModelRecipe, Precision, Stem, TrainingRecipe
 from kdedge.small_maps import products_on_small_maps
 from kdedge.training.feeds import Batch
@@ -22,23 +22,33 @@ from kdedge.training.loop import place, train_step
 from kdedge.training.optimization import bfloat16_pays
 from kdedge.training.stage import Stage
 
-CASES: tuple[tuple[str, Stem, Precision], ...] = (
-    ("resnet50", "cifar-stride2", "bfloat16"),
-    ("resnet50", "cifar-stride2", "float32"),
-    ("resnet18", "imagenet", "float32"),
-    ("mobilenet_v2", "cifar-stride2", "float32"),
-    ("mobilenet_v2", "imagenet", "float32"),
+CASES: tuple[tuple[str, Stem, Precision, int], ...] = (
+    ("resnet50", "cifar-stride2", "bfloat16", 32),
+    ("resnet50", "cifar-stride2", "float32", 32),
+    ("resnet50", "imagenet", "float32", 32),
+    ("resnet18", "imagenet", "float32", 32),
+    ("mobilenet_v2", "cifar-stride2", "float32", 32),
+    ("mobilenet_v2", "cifar-stride2", "float32", 20),
+    ("mobilenet_v2", "imagenet", "float32", 32),
+    ("mobilenet_v2 qat", "cifar-stride2", "float32", 32),
 )
 
 
-def ratios(model: str, stem: Stem, precision: Precision, batch: int, pairs: int) -> list[float]:
+def ratios(model: str, stem: Stem, precision: Precision, size: int, batch: int, pairs: int) -> list[float]:
     """Seconds of a plain step / seconds of a step with products, pair by pair; the order alternates."""
+    model, _, qat = model.partition(" ")
     training = TrainingRecipe(epochs=1, batch_size=batch, optimizer="sgd", learning_rate=0.001, precision=precision)
     torch.manual_seed(0)
     registry = models.TEACHERS if model.startswith("resnet") else models.STUDENTS
-    net = place(models.build(ModelRecipe(model, training, stem), registry, 10, (3, 32, 32)), "cpu").train()
+    net = models.build(ModelRecipe(model, training, stem), registry, 10, (3, size, size))
+    x = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    if qat:
+        prepared = quantize.prepare_qat(net.eval(), (x[:2],))
+        quantize.calibrate(prepared, [(x,)])
+        quantize.set_observers(prepared, False)
+        net = prepared
+    net = place(net, "cpu").train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, nesterov=True)
-    x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (batch,))
     stage = Stage("student", training)
 
@@ -66,16 +76,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     options = parser.parse_args()
     print(
-        f"training step, batch {options.batch}, 32 px; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
+        f"training step, batch {options.batch}; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
         f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     )
-    for model, stem, precision in CASES:
+    for model, stem, precision, size in CASES:
+        about = f"{model:<17}{stem:<14}{size} px  {precision:<9}"
         if precision == "bfloat16" and not bfloat16_pays():
-            print(f"{model:<14}{stem:<15}{precision:<10} not measured: kdedge trains in float32 on this CPU")
+            print(f"{about} not measured: kdedge trains in float32 on this CPU")
             continue
-        values = ratios(model, stem, precision, options.batch, options.pairs)
+        values = ratios(model, stem, precision, size, options.batch, options.pairs)
         print(
-            f"{model:<14}{stem:<15}{precision:<10} convolution/product median {statistics.median(values):.2f}  "
+            f"{about} convolution/product median {statistics.median(values):.2f}  "
             f"[{min(values):.2f}, {max(values):.2f}]  n={len(values)}"
         )
 
