@@ -18,12 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 # Above so many pixels a 3×3 convolution is left alone: its product copies every pixel nine times.
 LARGEST_MAP_3X3 = 9
 
 NOWHERE = slice(0, 0)
+ONLY_INPUT = [True, False, False]
 
 
 @contextmanager
@@ -170,9 +170,10 @@ class _Depthwise(torch.autograd.Function):
         kernel, stride = weight.shape[-1], ctx.stride
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = conv2d_input(  # type: ignore[no-untyped-call]
-                x.shape, weight.to(grad.dtype), grad, stride, kernel // 2, groups=len(weight)
-            )
+            ends = [kernel // 2] * 2
+            of_x = torch.ops.aten.convolution_backward(
+                grad, x, weight.to(grad.dtype), None, [stride] * 2, ends, [1, 1], False, [0, 0], len(weight), ONLY_INPUT
+            )[0]
         if ctx.needs_input_grad[1]:
             pixels, made = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
             sums = [_sum_of_products(pixels, made, i, j, kernel, stride) for i in range(kernel) for j in range(kernel)]

@@ -60,6 +60,16 @@ def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
         assert "forward" not in vars(layer)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_gradient_keeps_the_format_of_its_input(stride: int) -> None:
+    # In another one the layers before it take several times as long.
+    layer = nn.Conv2d(8, 8, 3, stride=stride, padding=1, groups=8)
+    x = torch.randn(4, 8, 2, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with products_on_small_maps(layer, "cpu"):
+        (found,) = torch.autograd.grad(layer(x).square().sum(), [x])
+    assert found.stride() == x.stride()
+
+
 def test_maps_that_are_wide_and_low() -> None:
     layer = nn.Conv2d(4, 4, 5, stride=2, padding=2, groups=4)
     x = torch.randn(2, 4, 2, 4, generator=torch.Generator().manual_seed(0))
