@@ -151,6 +151,7 @@ def kernels(path: Path, folder: Path) -> dict[str, tuple[int, float]]:
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = {}
     for value in session.get_inputs():

@@ -80,6 +80,7 @@ import json, os, sys, tempfile, time, numpy, onnxruntime, statistics
 path, warmup, runs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
+options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
 folder = tempfile.TemporaryDirectory()
 if profiled:
     options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder.name, "profile")

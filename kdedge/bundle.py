@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from kdedge.examples import Preprocessing
+    from kdedge.quantize import WidenedScale
 
 FORMAT = "kdedge-bundle"
 FORMAT_VERSION = 1
@@ -95,6 +96,7 @@ def write_bundle(
             quantisation = {
                 "float_ops": [dataclasses.asdict(op) for op in quantize.float_ops(converted)],
                 "integer_macs_share": quantize.integer_macs_share(converted),
+                "widened_scales": [dataclasses.asdict(scale) for scale in quantize.widened_scales(prepared)],
             }
         for name in names:
             (part / name).chmod(0o644)  # safetensors writes 0600; a bundle is made to be handed on
@@ -273,10 +275,18 @@ class Bundle:
         return prepared
 
     def quantisation(self) -> dict[str, Any]:
-        """How the int8 student came about: ``method``, ``activations``, ``calibration_samples`` (None after QAT)."""
-        method = "qat" if self.calibration is None else "calibration"
-        samples = None if self.calibration is None else self.calibration.samples
-        return {"method": method, "activations": self.activations, "calibration_samples": samples}
+        """How the int8 student came about.
+
+        Returns:
+            ``method``, ``activations``, ``calibration_samples`` (None after QAT), ``widened_scales`` (dictionaries of
+            ``quantize.WidenedScale``; None where an older kdedge wrote the bundle).
+        """
+        made = self.calibration
+        about = {"method": "qat" if made is None else "calibration", "activations": self.activations}
+        if made is None:
+            return {**about, "calibration_samples": None, "widened_scales": self.manifest.get("widened_scales")}
+        widened = [dataclasses.asdict(scale) for scale in made.widened_scales]
+        return {**about, "calibration_samples": made.samples, "widened_scales": widened}
 
     def calibrated(self, batches: Iterable[tuple[torch.Tensor, ...]], activations: Activations | None = None) -> Bundle:
         """This student quantised after training (PTQ): ranges from samples, weights as float training left them.
@@ -303,7 +313,8 @@ class Bundle:
         quantize.set_fake_quantize(prepared, False)  # ranges of the float student, not of one half quantised
         quantize.calibrate(prepared, counted())
         quantize.set_fake_quantize(prepared, True)
-        calibration = Calibration(quantize.quantised_state(prepared), chosen, samples)
+        widened = tuple(quantize.widened_scales(prepared))
+        calibration = Calibration(quantize.quantised_state(prepared), chosen, samples, widened)
         return dataclasses.replace(self, calibration=calibration)
 
     def int8_program(self, batch_size: int | None = None) -> GraphModule:
@@ -337,11 +348,13 @@ class Calibration:
         state: As ``quantize.quantised_state`` gives it.
         activations: ``affine`` or ``symmetric``.
         samples: How many samples the ranges are from.
+        widened_scales: As ``quantize.widened_scales`` gives them.
     """
 
     state: Mapping[str, torch.Tensor]
     activations: Activations
     samples: int
+    widened_scales: tuple[WidenedScale, ...]
 
 
 def _texts(path: Path, manifest: dict[str, Any]) -> dict[str, str]:

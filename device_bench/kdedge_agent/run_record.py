@@ -78,7 +78,7 @@ class RunRecord:
         device_kind: ``pi``, ``jetson``, ``linux`` or ``local``.
         artifact: path, format, precision, size_bytes, model (where known).
         artifact_sha256: Hash of the measured file.
-        runtime: name, version, provider or delegate.
+        runtime: name, version, provider or delegate, options (what it was told; older records lack it).
         threads: Intra-op threads.
         request: The RunRequest as sent.
         latency_s: Of a call, which is one sample, or one batch of ``offline``: p50, p90, p99, n, samples,

@@ -59,6 +59,7 @@ class Session:
         version: Of the runtime.
         threads: Intra-op threads asked for.
         provider: What really runs it, as the runtime reports it after loading.
+        options: What the runtime was told beside the threads, by its own names; its defaults apply to all else.
         inputs: In the model's order.
         outputs: In the model's order.
         load_s: Seconds that the runtime took to load the model and make it ready.
@@ -69,10 +70,15 @@ class Session:
     version: str
     threads: int
     provider: str
+    options: Dict[str, str]
     inputs: List[TensorInfo]
     outputs: List[TensorInfo]
     load_s: float
     invoke: Callable[[], Any]
+
+    def described(self) -> Dict[str, Any]:
+        """A record's ``runtime``."""
+        return {"name": self.name, "version": self.version, "provider": self.provider, "options": self.options}
 
     def set_inputs(self, arrays: List[np.ndarray[Any, Any]]) -> None:
         """Copy or bind the arrays, in the order and with the dtypes of ``inputs``.

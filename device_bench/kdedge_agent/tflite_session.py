@@ -28,6 +28,7 @@ class TfliteSession(Session):
         self.load_s = time.perf_counter() - begin
         self.name, self.version, self.threads = name, version, threads
         self.provider = _tflite_provider(self._interpreter)
+        self.options = {}
         self._input_details = self._interpreter.get_input_details()
         self._output_details = self._interpreter.get_output_details()
         self.inputs = [_tflite_info(detail) for detail in self._input_details]

@@ -107,7 +107,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     sender.send(
         {
             "type": "timed",
-            "runtime": {"name": session.name, "version": session.version, "provider": session.provider},
+            "runtime": session.described(),
             "inputs": [_described(info) for info in session.inputs],
             "outputs": [_described(info) for info in session.outputs],
             "load_s": session.load_s,
@@ -231,7 +231,7 @@ def score(request: ScoreRequest, sender: Sender, commands: Commands) -> None:
     sender.send(
         {
             "type": "scored",
-            "runtime": {"name": session.name, "version": session.version, "provider": session.provider},
+            "runtime": session.described(),
             "n": shape[0],
             **found,
             "elapsed_s": time.monotonic() - begin,

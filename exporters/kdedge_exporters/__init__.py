@@ -69,7 +69,7 @@ class ExportResult:
         opened_by: The oldest version of each runtime of the format, as far as kdedge knows them, that opens the file
             (``reach.py``); None where none does.
         quantisation: How an int8 artifact came about: ``method`` (``qat`` or ``calibration``), ``activations``,
-            ``calibration_samples``; None for other precisions.
+            ``calibration_samples``, ``widened_scales``; None for other precisions.
     """
 
     artifact: Path

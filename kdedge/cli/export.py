@@ -278,6 +278,8 @@ def _in_words(record: ParityRecord) -> str:
 
 def show(result: ExportResult) -> None:
     """The result in lines."""
+    from kdedge_agent.onnx_session import EXACT
+
     output.result(f"{result.artifact}: {result.format} {result.precision}, {result.size_bytes / 1e6:.2f} MB")
     if result.parity is not None:
         for record in (result.parity, *result.parity.others):
@@ -287,9 +289,20 @@ def show(result: ExportResult) -> None:
     oldest = [f"{name} {version}" for name, version in result.opened_by.items() if version is not None]
     if oldest:
         output.result(f"opens in: {' and '.join(oldest)} or newer")
+    if result.format == "onnx" and result.precision.startswith("int8"):
+        option = "=".join(EXACT)
+        output.result(f"x86 processors without VNNI: open it with {option}, as kdedge does, else sums of products clip")
     word = "float32 op" if result.precision == "float16" else "float op"
     for line in _float_ops(result):
         output.result(f"{word}: {line}")
+    for scale in (result.quantisation or {}).get("widened_scales") or ():
+        output.result(f"widened scale: {scale['name']}: {_why_widened(scale['factor'])}")
+
+
+def _why_widened(factor: float | None) -> str:
+    if factor is None:
+        return "zero in all samples, it takes the steps that the kernels beside it compute with"
+    return f"its steps are {factor:.3g} times as coarse as its range asks for, or no kernel would compute it"
 
 
 def _float_ops(result: ExportResult) -> list[str]:

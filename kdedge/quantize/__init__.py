@@ -35,6 +35,7 @@ try:
         set_fake_quantize,
         set_observers,
     )
+    from kdedge.quantize.scale_ratios import WidenedScale, widened_scales
     from kdedge.quantize.scales import QParams, qparams
     from kdedge.quantize.weight_quantize import WeightFakeQuantize
 finally:
@@ -47,6 +48,7 @@ __all__ = [
     "QParams",
     "TensorError",
     "WeightFakeQuantize",
+    "WidenedScale",
     "calibrate",
     "capture",
     "convert",
@@ -63,4 +65,5 @@ __all__ = [
     "set_fake_quantize",
     "set_observers",
     "take_pixels",
+    "widened_scales",
 ]

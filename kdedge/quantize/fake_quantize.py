@@ -208,8 +208,25 @@ class ActivationFakeQuantize(FakeQuantizer):
         lowest, highest = torch.aminmax(x.amax(self.softmax_axis))
         return lowest - SOFTMAX_DEPTH, highest
 
+    @property
+    def widened(self) -> float:
+        """Scale over the one that the range asks for: above 1 after ``widen``, infinite where only zeros were seen."""
+        if self.fixed or not self.calibrated:
+            return 1.0
+        wanted = float(self._of_range()[0])
+        factor = float(self.scale) / wanted
+        if factor <= 1 + 1e-6:  # as float32 holds it
+            return 1.0
+        return math.inf if wanted <= TINY_SCALE else factor
+
     def _update_qparams(self) -> None:
         """Scale and zero point from the running range; all on the tensor's device, without a stall."""
+        scale, zero_point = self._of_range()
+        self.scale.copy_(scale.reshape(1))
+        self.zero_point.copy_(zero_point.reshape(1).to(torch.int32))
+        self._numbers = None
+
+    def _of_range(self) -> tuple[Tensor, Tensor]:
         low = self.min_val.clamp(max=0.0)
         high = self.max_val.clamp(min=0.0)
         if self.clips:
@@ -227,9 +244,7 @@ class ActivationFakeQuantize(FakeQuantizer):
             # The float32 quotient may round up by one unit: 255·scale must not exceed ``high``.
             scale = torch.where(scale * levels > high, torch.nextafter(scale, torch.zeros_like(scale)), scale)
         zero_point = (self.quant_min - torch.round(low / scale)).clamp(self.quant_min, self.quant_max)
-        self.scale.copy_(scale.reshape(1))
-        self.zero_point.copy_(zero_point.reshape(1).to(torch.int32))
-        self._numbers = None
+        return scale, zero_point
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -72,6 +72,28 @@ class _Reading:
         return self.factor * float(self.input.scale) / float(self.output.scale)
 
 
+@dataclass(frozen=True)
+class WidenedScale:
+    """An activation whose steps are coarser than its range asks for, since kernels could not compute it otherwise.
+
+    Attributes:
+        name: Of the tensor.
+        factor: Its scale over the one that its range asks for; None where it is zero throughout.
+    """
+
+    name: str
+    factor: float | None
+
+
+def widened_scales(prepared: GraphModule) -> list[WidenedScale]:
+    """What ``fit_scales`` widened, in graph order; known of a loaded state too, since ranges are part of it."""
+    found = []
+    for node, module in quantiser_calls(prepared):
+        if isinstance(module, ActivationFakeQuantize) and (factor := module.widened) > 1:
+            found.append(WidenedScale(node.all_input_nodes[0].name, factor if math.isfinite(factor) else None))
+    return found
+
+
 @torch.no_grad()
 def fit_scales(prepared: GraphModule) -> list[str]:
     """Widen activation scales until every kernel can compute its ratios, in place.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from kdedge import quantize
 from kdedge.bundle import Bundle
+from kdedge.cli.export import show
 from kdedge.errors import BundleError, UserError
 from kdedge.images.preprocessing import ImagePreprocessing
 from tests import bundles, text_nets
@@ -127,7 +128,13 @@ def test_zero_points_are_zero_and_relus_stay_for_others_to_fuse(symmetric: Bundl
     assert "Relu" in ops and "Clip" not in ops
     assert made.float_ops == () and made.integer_macs_share == 1.0
     assert made.parity is not None and made.parity.agreement >= 0.99
-    assert made.quantisation == {"method": "qat", "activations": "symmetric", "calibration_samples": None}
+    wanted: dict[str, Any] = {
+        "method": "qat",
+        "activations": "symmetric",
+        "calibration_samples": None,
+        "widened_scales": [],
+    }
+    assert made.quantisation == wanted
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -159,11 +166,23 @@ def test_a_float_student_is_quantised_after_training(format_: str, float_bundle:
         export(float_bundle, format_, samples=SAMPLES, out=tmp_path / f"x.{format_}")
     calibrated = float_bundle.calibrated(bundles.batches(SHAPE, 96))
     made = export(calibrated, format_, samples=SAMPLES, out=tmp_path / f"x.{format_}")
-    wanted = {"method": "calibration", "activations": "affine", "calibration_samples": 96}
+    wanted = {"method": "calibration", "activations": "affine", "calibration_samples": 96, "widened_scales": []}
     assert made.quantisation == load_artifact(made.artifact).metadata["quantisation"] == wanted
     assert made.float_ops == () and not float_bundle.is_quantised
     record = json.loads(made.artifact.with_name(f"{made.artifact.name}.parity.json").read_text())["parity"]
     assert record["accuracy_float"] > 0.8 and record["scores_float"] is None
+
+
+def test_scales_that_kernels_asked_for_are_shown(
+    float_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    black = float_bundle.calibrated([(torch.zeros(32, *SHAPE),)])
+    made = export(black, "onnx", samples=None, out=tmp_path / "x.onnx")
+    assert made.quantisation is not None
+    (scale,) = made.quantisation["widened_scales"]
+    assert scale["factor"] is None
+    show(made)
+    assert f"widened scale: {scale['name']}: zero in all samples" in capsys.readouterr().out
 
 
 def test_calibrated_ranges_are_those_of_the_samples(float_bundle: Bundle) -> None:

@@ -7,7 +7,7 @@ import torch
 from kdedge import quantize
 from kdedge.quantize.fake_quantize import TINY_SCALE
 from kdedge.quantize.scale_ratios import fit_scales
-from tests.both_runtimes import calibrated
+from tests.both_runtimes import calibrated, fixed_batch
 from tests.random_nets import Net, Node, samples
 from tests.unit.test_quantize_properties import check
 from torch import nn
@@ -69,6 +69,21 @@ def test_a_clamp_keeps_its_bound_on_a_coarse_grid() -> None:
     assert scales["a"] / scales["clamp"] < 128
 
 
+def test_what_was_widened_is_named_with_how_much_also_of_a_loaded_state() -> None:
+    net = REFUSED["a clamp of values in the ten thousands"]
+    prepared = calibrated([net])
+    (found,) = (scale for scale in quantize.widened_scales(prepared) if scale.name == "clamp")
+    (made,) = (q.scale[0] for q in quantize.qparams(prepared) if q.name == "clamp")
+    assert found.factor == pytest.approx(made / (6 / 255), rel=1e-4)
+    loaded = fixed_batch([net], prepared)
+    assert quantize.widened_scales(loaded) == quantize.widened_scales(prepared)
+
+
+def test_a_tensor_of_zeros_is_named_without_a_factor() -> None:
+    prepared = calibrated([REFUSED["a layer whose outputs a ReLU makes zeros"]])
+    assert quantize.WidenedScale("relu", None) in quantize.widened_scales(prepared)
+
+
 def test_a_live_input_keeps_its_steps_where_another_reader_needs_them() -> None:
     """x is a millionth of what it is added to, and what a layer enlarges: no scale of x serves both."""
 
@@ -95,7 +110,7 @@ def test_ordinary_ranges_are_those_of_the_data() -> None:
     scales = {q.name: q.scale[0] for q in quantize.qparams(prepared)}
     low, high = (float(extreme) for extreme in torch.aminmax(samples(net, 32)))
     assert scales["a"] == pytest.approx((high - low) / 255, rel=1e-5)
-    assert fit_scales(prepared) == []
+    assert fit_scales(prepared) == [] == quantize.widened_scales(prepared)
 
 
 def test_ranges_that_are_observed_on_are_fitted_again_when_they_freeze() -> None:
