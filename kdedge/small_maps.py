@@ -60,8 +60,10 @@ def _other_form(module: nn.Module) -> Callable[..., Any] | None:
     return None
 
 
-def _of_graph(module: fx.GraphModule) -> Callable[..., Any]:
+def _of_graph(module: fx.GraphModule) -> Callable[..., Any] | None:
     """What the graph computes, by ``convolution``; the graph itself keeps the ops that the quantiser looks for."""
+    if not any(node.target is torch.ops.aten.conv2d.default for node in module.graph.nodes):
+        return None
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     graph.set_codegen(module.graph._codegen)

@@ -114,6 +114,12 @@ def test_a_prepared_graph_has_the_same_gradients_in_training_and_keeps_the_ops_t
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_graph_without_convolutions_is_left_alone() -> None:
+    prepared = quantize.prepare_qat(nn.Linear(4, 4), (torch.randn(2, 4),))
+    with products_on_small_maps(prepared, "cpu"):
+        assert "forward" not in vars(prepared)
+
+
 def test_a_prepared_graph_learns_as_much_with_ranges_that_move_and_are_then_frozen() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.Flatten())
