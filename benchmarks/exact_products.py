@@ -82,9 +82,7 @@ def main() -> None:
             show("float32 / exact", [row["float32"] / row["exact"] for row in found])
             for name, session in sessions.items():
                 off = np.abs(call(session, images.numpy())()[0] - wanted) / step
-                print(
-                    f"  {name}: logits depart from torch's by {off.mean():.3f} steps in the mean, {off.max():.1f} at most"
-                )
+                print(f"  {name:<18}{off.mean():.3f} steps from torch's logits in the mean, {off.max():.1f} at most")
 
 
 if __name__ == "__main__":
