@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from tests.agent_tools import METADATA, make_onnx, make_tflite
 
 from kdedge_agent import runtimes
@@ -29,6 +31,8 @@ def test_describes_itself(session: runtimes.Session) -> None:
     assert "CPU" in session.provider
     assert session.threads == 1
     assert session.load_s > 0
+    exact = {"session.x64quantprecision": "1"}
+    assert session.options == session.described()["options"] == (exact if session.name == "onnxruntime" else {})
     document = session.metadata()
     assert document is not None
     assert document["labels"] == METADATA["labels"]
@@ -40,6 +44,37 @@ def test_int8_tensors_carry_their_scale(tmp_path: Path) -> None:
     assert (image.shape, image.dtype, image.zero_point) == ((1, 8, 8, 3), "int8", -3)
     assert image.scale == pytest.approx(0.05)
     assert (logits.shape, logits.dtype, logits.zero_point, logits.scale) == ((1, 4), "int8", 7, 0.25)
+
+
+def test_sums_of_large_int8_products_do_not_clip(tmp_path: Path) -> None:
+    # 2 · 255 · 127 needs 17 bits: x86 processors without VNNI clip it unless they are told not to.
+    inputs, weights = 64, np.full((4, 64), 127, np.int8)
+    values = {
+        "scale": np.float32(1), "zero": np.uint8(0), "weight": weights, "weight_zero": np.int8(0),
+        "bias": np.zeros(4, np.int32), "made": np.float32(inputs * 127),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dx"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale", "weight_zero"], ["dw"]),
+        helper.make_node("DequantizeLinear", ["bias", "scale"], ["db"]),
+        helper.make_node("Gemm", ["dx", "dw", "db"], ["y"], transB=1),
+        helper.make_node("QuantizeLinear", ["y", "made", "zero"], ["qy"]),
+        helper.make_node("DequantizeLinear", ["qy", "made", "zero"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "large",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, inputs])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    session = runtimes.load(str(tmp_path / "m.onnx"), "onnx")
+    session.set_inputs([np.full((1, inputs), 255, np.float32)])
+    session.invoke()
+    assert session.get_outputs()[0].tolist() == [[255.0 * inputs * 127] * 4]
 
 
 def test_float_tensors_carry_none_and_free_dimensions_are_marked(tmp_path: Path) -> None:

@@ -215,6 +215,7 @@ def test_bench_local_and_report(artifacts: dict[str, Any], environment: dict[str
         assert record["verdict"] in ("steady", "drifting", "throttled", "undervoltage", "noisy")
         assert record["accuracy"]["accuracy"] == pytest.approx(made["parity"]["accuracy_artifact"], abs=1e-6)
         assert record["runtime"]["version"], format_
+        assert ("session.x64quantprecision" in record["runtime"]["options"]) == (format_ == "onnx")
     page = tmp_path / "report.html"
     reported = document(kdedge(environment, "report", tmp_path / "records", "--out", page, "--json"))
     assert len(reported["rows"]) == 2
