@@ -54,7 +54,6 @@ import sys
 import numpy, onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
-options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 binding = session.io_binding()
 shape = [size if isinstance(size, int) else 1 for size in session.get_inputs()[0].shape]
@@ -84,7 +83,6 @@ def load_onnx(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -25,6 +25,7 @@ from kdedge.small_maps import products_on_small_maps
 from kdedge.training.feeds import Batch
 from kdedge.training.loop import guide_logits, place, train_step
 from kdedge.training.objective import Objective, Outputs
+from kdedge.training.optimization import make_optimizer
 from kdedge.training.stage import Stage
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--stem", default="imagenet", choices=["imagenet", "cifar-stride2", "cifar"])
     options = parser.parse_args()
-    training = TrainingRecipe(epochs=1, batch_size=options.batch, optimizer="sgd", learning_rate=0.01)
+    training = TrainingRecipe(epochs=1, batch_size=options.batch, optimizer="sgd", learning_rate=0.01, weight_decay=0.0)
     torch.manual_seed(0)
     teacher = models.build(ModelRecipe("resnet50", training, options.stem), models.TEACHERS, CLASSES, SHAPE).eval()
     student = models.build(ModelRecipe("mobilenet_v2", training, options.stem), models.STUDENTS, CLASSES, SHAPE)
@@ -111,7 +112,7 @@ def main() -> None:
     plain_optimizer = torch.optim.SGD(plain_student.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     last = torch.channels_last
     our_student, our_teacher = place(student.train(), "cpu"), place(teacher, "cpu")
-    our_optimizer = torch.optim.SGD(our_student.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    our_optimizer = make_optimizer(our_student, training)
     stage = Stage("student", training, (our_teacher,), Objective(DistillationRecipe(3.0, 0.5)))
 
     def plain_whole() -> None:

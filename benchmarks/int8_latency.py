@@ -42,6 +42,7 @@ from benchmarks.text_shapes import batch, build
 from tests import text_nets
 
 from kdedge_agent import runtimes
+from kdedge_agent.onnx_session import exact_here
 from kdedge_exporters import export
 
 NETS = ("mobilenet-224", "mobilenet-32", "distilbert")
@@ -151,7 +152,8 @@ def kernels(path: Path, folder: Path) -> dict[str, tuple[int, float]]:
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
+    for entry in exact_here().items():  # as the agent
+        options.add_session_config_entry(*entry)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = {}
     for value in session.get_inputs():

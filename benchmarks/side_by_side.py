@@ -77,10 +77,12 @@ print(statistics.median(samples), statistics.fmean(samples))
 """
 SESSION = """
 import json, os, sys, tempfile, time, numpy, onnxruntime, statistics
+from kdedge_agent.onnx_session import exact_here
 path, warmup, runs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
-options.add_session_config_entry("session.x64quantprecision", "1")  # as the agent
+for entry in exact_here().items():  # as the agent
+    options.add_session_config_entry(*entry)
 folder = tempfile.TemporaryDirectory()
 if profiled:
     options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder.name, "profile")

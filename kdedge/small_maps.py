@@ -3,8 +3,8 @@
 oneDNN's weight gradient of a convolution is slow where the map has few pixels: deep in a ResNet-50 that sees 32-px
 images, where 512 channels become 2048 on 2×2 pixels, it took 8 times as long as the forward pass. As a matrix product
 over batch × pixels the same sums cost what they should (``benchmarks/small_maps.py`` measures the whole step). A
-teacher's forward pass alone gains too (``benchmarks/distill_step.py``). That of a depthwise convolution is a hundred
-times as slow as its forward pass where the map is smaller than the kernel.
+teacher's forward pass alone gains too (``benchmarks/distill_step.py``). That of a depthwise convolution takes
+fifty times its forward pass and more where the map is smaller than the kernel.
 """
 
 from __future__ import annotations

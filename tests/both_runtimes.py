@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from kdedge_agent import tensors
-from kdedge_agent.onnx_session import EXACT
+from kdedge_agent.onnx_session import exact_here
 from kdedge_agent.session import TensorInfo
 from kdedge_exporters import onnx, onnx_passes, tflite, tflite_file
 
@@ -169,7 +169,8 @@ def in_onnx_runtime(program: GraphModule, nets: Sequence[Net], arrays: Sequence[
         ir.save(model, f"{folder}/net.onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
-        options.add_session_config_entry(*EXACT)
+        for entry in exact_here().items():
+            options.add_session_config_entry(*entry)
         session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
         return Ran(session.run(None, dict(zip(names, arrays, strict=True))), float_ops)

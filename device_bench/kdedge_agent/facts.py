@@ -42,7 +42,8 @@ def _cpu_model(root: Path) -> Optional[str]:
     return f"ARM part {match.group(1)}" if match else None
 
 
-def _cpu_features(root: Path) -> Optional[str]:
+def cpu_features(root: Path) -> Optional[str]:
+    """What the processor can do, as the kernel names it: ``avx2 ...``, ``asimddp ...``."""
     text = sysfs.read_text(root / "proc/cpuinfo") or ""
     match = re.search(r"^(?:Features|flags)\s*:\s*(.+)$", text, re.MULTILINE)
     return match.group(1).strip() if match else None
@@ -192,7 +193,7 @@ def device_facts(root: Path = ROOT) -> Dict[str, Any]:
     return {
         "board": sysfs.board_model(root),
         "cpu": _cpu_model(root),
-        "cpu_features": _cpu_features(root),
+        "cpu_features": cpu_features(root),
         "machine": uname.machine,
         "cpu_count": os.cpu_count(),
         "affinity": _affinity(),

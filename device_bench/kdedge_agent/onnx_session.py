@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import platform
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
+from kdedge_agent import facts
 from kdedge_agent.session import DYNAMIC, METADATA_KEY, RuntimeRefused, Session, TensorInfo, document, refused
 
 if TYPE_CHECKING:
@@ -28,9 +30,26 @@ _ONNX_DTYPES = {
 
 CPU = "CPUExecutionProvider"
 
-# uint8 × int8 as it is on x86 processors without VNNI too, whose fast kernels add two such products in 16 bits, which
-# clip. Elsewhere it changes nothing.
 EXACT = ("session.x64quantprecision", "1")
+
+
+def exact_options(machine: str, features: Optional[str]) -> Dict[str, str]:
+    """What makes ONNX Runtime multiply uint8 by int8 exactly: on x86 without VNNI it adds two products in 16 bits.
+
+    With VNNI its usual kernels are exact, and the option might take slower ones.
+
+    Args:
+        machine: As ``platform.machine()`` says it.
+        features: Of the processor (``facts.cpu_features``); None where they are not known.
+    """
+    if machine.lower() not in ("x86_64", "amd64") or {"avx512_vnni", "avx_vnni"} & set((features or "").split()):
+        return {}
+    return dict([EXACT])
+
+
+def exact_here() -> Dict[str, str]:
+    """``exact_options`` of this machine."""
+    return exact_options(platform.machine(), facts.cpu_features(Path("/")))
 
 
 class OnnxSession(Session):
@@ -47,7 +66,8 @@ class OnnxSession(Session):
         wanted = CPU if provider is None else _provider(ort, provider)
         self._providers = list(dict.fromkeys((wanted, CPU)))
         self._ort, self._path = ort, path
-        options = _options(ort, threads)
+        self.options = exact_here()
+        options = _options(ort, threads, self.options)
         begin = time.perf_counter()
         try:
             self._session = ort.InferenceSession(path, options, providers=self._providers)
@@ -61,7 +81,6 @@ class OnnxSession(Session):
         self.load_s = time.perf_counter() - begin
         self.name, self.version, self.threads = "onnxruntime", str(ort.__version__), threads
         self.provider = ", ".join(self._session.get_providers())
-        self.options = dict([EXACT])
         self.inputs = [_onnx_info(node) for node in self._session.get_inputs()]
         self.outputs = [_onnx_info(node) for node in self._session.get_outputs()]
         self._binding = self._session.io_binding()
@@ -93,7 +112,7 @@ class OnnxSession(Session):
         """
         from kdedge_agent import op_profile
 
-        options = _options(self._ort, self.threads)
+        options = _options(self._ort, self.threads, self.options)
         options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
         session = self._ort.InferenceSession(self._path, options, providers=self._providers)
         feeds = {info.name: array for info, array in zip(self.inputs, self._bound)}
@@ -118,12 +137,13 @@ class OnnxSession(Session):
         return None if text is None else document(text)
 
 
-def _options(ort: Any, threads: int) -> Any:
+def _options(ort: Any, threads: int, entries: Dict[str, str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT)
+    for entry in entries.items():
+        options.add_session_config_entry(*entry)
     return options
 
 

@@ -95,32 +95,25 @@ def widened_scales(prepared: GraphModule) -> list[WidenedScale]:
 
 
 @torch.no_grad()
-def fit_scales(prepared: GraphModule) -> list[str]:
-    """Widen activation scales until every kernel can compute its ratios, in place.
+def fit_scales(prepared: GraphModule) -> None:
+    """Widen activation scales until every kernel can compute its ratios, in place; ``widened_scales`` names them.
 
     Args:
         prepared: From ``prepare_qat``, its ranges observed; what was not observed yet is left alone.
-
-    Returns:
-        Names of the tensors whose scales were widened, in graph order.
     """
     readings = list(_readings(prepared))
-    widened: set[int] = set()
     for _ in readings:  # a scale may push the next one, in either direction, and so on to the end of the graph
         changed = False
         for reading in readings:
             if reading.ratio >= reading.highest and reading.output.widen(_coarse_enough(reading)):
-                widened.add(id(reading.output))
                 changed = True
         for reading in reversed(readings):
             scale = _wanted(reading)
             if scale is not None and _is_harmless(reading, scale, readings) and _widen(reading.input, scale):
-                widened.add(id(reading.input))
                 changed = True
         if not changed:
             break
         _observe_weights(prepared)
-    return [node.all_input_nodes[0].name for node, module in quantiser_calls(prepared) if id(module) in widened]
 
 
 def _observe_weights(prepared: GraphModule) -> None:

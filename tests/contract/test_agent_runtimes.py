@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from tests.agent_tools import METADATA, make_onnx, make_tflite
 
 from kdedge_agent import runtimes
+from kdedge_agent.onnx_session import exact_here, exact_options
 from kdedge_agent.runtimes import RuntimeMissing, RuntimeRefused
 
 MAKERS: list[tuple[str, Any]] = [("onnx", make_onnx), ("tflite", make_tflite)]
@@ -31,8 +32,7 @@ def test_describes_itself(session: runtimes.Session) -> None:
     assert "CPU" in session.provider
     assert session.threads == 1
     assert session.load_s > 0
-    exact = {"session.x64quantprecision": "1"}
-    assert session.options == session.described()["options"] == (exact if session.name == "onnxruntime" else {})
+    assert session.options == session.described()["options"] == (exact_here() if session.name == "onnxruntime" else {})
     document = session.metadata()
     assert document is not None
     assert document["labels"] == METADATA["labels"]
@@ -44,6 +44,24 @@ def test_int8_tensors_carry_their_scale(tmp_path: Path) -> None:
     assert (image.shape, image.dtype, image.zero_point) == ((1, 8, 8, 3), "int8", -3)
     assert image.scale == pytest.approx(0.05)
     assert (logits.shape, logits.dtype, logits.zero_point, logits.scale) == ((1, 4), "int8", 7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "asked"),
+    [
+        ("x86_64", "fpu avx2 fma", True),
+        ("x86_64", "fpu avx2 avx512f avx512bw", True),
+        ("x86_64", None, True),
+        ("AMD64", None, True),
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", False),
+        ("x86_64", "fpu avx2 avx_vnni", False),
+        ("aarch64", "fp asimd asimddp", False),
+    ],
+)
+def test_exact_products_are_asked_for_where_the_usual_ones_clip(
+    machine: str, features: str | None, asked: bool
+) -> None:
+    assert exact_options(machine, features) == ({"session.x64quantprecision": "1"} if asked else {})
 
 
 def test_sums_of_large_int8_products_do_not_clip(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from kdedge.bundle import Bundle
 from tests import warm
 
+from kdedge_agent.onnx_session import exact_here
+
 COMMANDS = [
     ["distill"], ["export"], ["eval"], ["bench"], ["report"], ["recipes"], ["demo"], ["cache"], ["device"],
     ["recipes", "show"], ["cache", "build"], ["cache", "info"], ["cache", "prune"],
@@ -215,7 +217,7 @@ def test_bench_local_and_report(artifacts: dict[str, Any], environment: dict[str
         assert record["verdict"] in ("steady", "drifting", "throttled", "undervoltage", "noisy")
         assert record["accuracy"]["accuracy"] == pytest.approx(made["parity"]["accuracy_artifact"], abs=1e-6)
         assert record["runtime"]["version"], format_
-        assert ("session.x64quantprecision" in record["runtime"]["options"]) == (format_ == "onnx")
+        assert record["runtime"]["options"] == (exact_here() if format_ == "onnx" else {})
     page = tmp_path / "report.html"
     reported = document(kdedge(environment, "report", tmp_path / "records", "--out", page, "--json"))
     assert len(reported["rows"]) == 2

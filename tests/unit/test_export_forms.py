@@ -182,7 +182,9 @@ def test_scales_that_kernels_asked_for_are_shown(
     (scale,) = made.quantisation["widened_scales"]
     assert scale["factor"] is None
     show(made)
-    assert f"widened scale: {scale['name']}: zero in all samples" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"widened scale: {scale['name']}: zero in all samples" in shown
+    assert "without VNNI: open it with session.x64quantprecision=1" in shown
 
 
 def test_calibrated_ranges_are_those_of_the_samples(float_bundle: Bundle) -> None:
