@@ -1,8 +1,8 @@
 """What exact sums of int8 products cost in ONNX Runtime on this processor, and what they are worth.
 
 MobileNetV2 at 224 and 32 pixels, weights at random, ranges from samples; one file, opened with
-``session.x64quantprecision=1``, as kdedge does on x86 without VNNI, and with ONNX Runtime's defaults, in turns; batch 1,
-one thread. Printed: the median over rounds of exact / default (above 1: exact is slower) with its 95% interval by
+``session.x64quantprecision=1``, as kdedge does on x86 without VNNI, and with ONNX Runtime's defaults, in turns; batch
+1, one thread. Printed: the median over rounds of exact / default (above 1: exact is slower) with its 95% interval by
 bootstrap, float32 / exact likewise, and by how many steps the logits of 64 samples depart from torch's.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/exact_products.py [--rounds 40]
