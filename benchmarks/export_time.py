@@ -4,6 +4,9 @@ Each run is a process of its own: import, capture, translation, and parity on 59
 Prints seconds of CPU and wall, peak memory, n and spread, and by Python's profiler where a run spends its time (which
 makes it some 1.5 times slower, so that only the shares count). Nothing is cached between runs.
 
+Beside each run, in turns, the same one without what saves time: a student that torch.export follows anew for parity,
+and Python's collector of cycles at its usual pace (``kdedge/collector.py``). Printed is the ratio of their CPU seconds.
+
 Run: OMP_NUM_THREADS=1 python benchmarks/export_time.py [--runs 5]
 """
 
@@ -28,7 +31,7 @@ from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.recipe_file import load_recipe
 
 FORMATS = ("onnx", "tflite")
-# Where a stage begins, by file and function. Parity captures the student once more, so that its share counts twice.
+# Where a stage begins, by file and function.
 STAGES = {
     "capture for int8 (torch.export)": ("quantize/prepare.py", "prepare_qat"),
     "translation to ONNX (torch.onnx)": ("kdedge_exporters/onnx.py", "_translate"),
@@ -36,6 +39,17 @@ STAGES = {
     "translation to TFLite (litert-torch)": ("kdedge_exporters/tflite.py", "_translate"),
     "parity": ("kdedge_exporters/__init__.py", "_parity"),
 }
+
+WITHOUT = """
+import sys
+import kdedge.bundle
+import kdedge.collector
+kdedge.collector._ALLOCATIONS = 0
+kdedge.bundle.Bundle._prepared_once = kdedge.bundle.Bundle._prepare
+sys.argv[0] = "kdedge"
+from kdedge.cli.entry import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,11 @@ def bundle(folder: Path) -> Path:
     return written.path
 
 
-def command(path: Path, format_: str, out: Path) -> list[str]:
+def command(path: Path, format_: str, out: Path, *, saving: bool = True) -> list[str]:
     """The user's words; tolerances are those of a net that has learnt nothing."""
     wide = ["--tolerance", "1", "--agreement", "0"]
-    return ["-m", "kdedge", "export", str(path), "--format", format_, "--out", str(out), *wide]
+    program = ["-m", "kdedge"] if saving else ["-c", WITHOUT]
+    return [*program, "export", str(path), "--format", format_, "--out", str(out), *wide]
 
 
 def measured(words: list[str]) -> Run:
@@ -109,9 +124,14 @@ def main() -> None:
         folder = Path(place)
         path = bundle(folder)
         runs: dict[str, list[Run]] = {format_: [] for format_ in FORMATS}
+        ratios: dict[str, list[float]] = {format_: [] for format_ in FORMATS}
         for _ in range(options.runs):
             for format_ in FORMATS:
-                runs[format_].append(measured(command(path, format_, folder / f"a.{format_}")))
+                run, plain = (
+                    measured(command(path, format_, folder / f"a.{format_}", saving=saving)) for saving in (True, False)
+                )
+                runs[format_].append(run)
+                ratios[format_].append(plain.cpu_s / run.cpu_s)
         for format_, found in runs.items():
             cpu, wall = ([getattr(run, key) for run in found] for key in ("cpu_s", "wall_s"))
             peak = max(run.peak_rss_bytes for run in found) / 2**20
@@ -120,6 +140,8 @@ def main() -> None:
                 f"wall {statistics.median(wall):5.1f} s [{min(wall):.1f}, {max(wall):.1f}]  "
                 f"peak memory {peak:.0f} MiB  n={len(found)}"
             )
+            low, middle, high = min(ratios[format_]), statistics.median(ratios[format_]), max(ratios[format_])
+            print(f"        without what saves time {middle:.2f} times that CPU [{low:.2f}, {high:.2f}]")
         both = [sum(pair) for pair in zip(*([run.cpu_s for run in runs[f]] for f in FORMATS), strict=True)]
         print(f"both    CPU {statistics.median(both):5.1f} s [{min(both):.1f}, {max(both):.1f}]")
         for format_ in FORMATS:

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,7 @@ class Bundle:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     calibration: Calibration | None = None
+    _prepared: list[GraphModule] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -241,15 +242,24 @@ class Bundle:
             ) from error
         return net.eval()
 
-    def qat_student(self, batch_size: int | None = None) -> GraphModule:
-        """The student with its fake-quantisation, as QAT or calibration left it.
+    def qat_student(self) -> GraphModule:
+        """The student with its fake-quantisation, as QAT or calibration left it: a copy for every caller.
 
-        Args:
-            batch_size: Fixed size of the batch dimension; None leaves it dynamic.
+        torch.export follows the student once, however often it is asked for.
 
         Raises:
             BundleError: the bundle is float, or its quantised state does not fit this version of the libraries.
         """
+        from kdedge import quantize
+
+        return quantize.copied(self._prepared_once())
+
+    def _prepared_once(self) -> GraphModule:
+        if not self._prepared:
+            self._prepared.append(self._prepare())
+        return self._prepared[0]
+
+    def _prepare(self) -> GraphModule:
         from kdedge import quantize
 
         if not self.is_quantised:
@@ -258,10 +268,8 @@ class Bundle:
                 where=self.path,
                 cure="Train it with qat.training.epochs above 0, or export it with --calibrate 500",
             )
-        example = examples(self.inputs, batch_size or 2)
-        prepared = quantize.prepare_qat(
-            self.float_student(), example, dynamic_batch=batch_size is None, activations=self.activations
-        )
+        example = examples(self.inputs, 2)
+        prepared = quantize.prepare_qat(self.float_student(), example, activations=self.activations)
         state = self._tensors(INT8_STATE) if self.calibration is None else self.calibration.state
         try:
             quantize.load_quantised_state(prepared, state)
@@ -317,18 +325,15 @@ class Bundle:
         calibration = Calibration(quantize.quantised_state(prepared), chosen, samples, widened)
         return dataclasses.replace(self, calibration=calibration)
 
-    def int8_program(self, batch_size: int | None = None) -> GraphModule:
+    def int8_program(self) -> GraphModule:
         """The converted int8 program: images float32 [N, C, H, W] -> logits float32 [N, classes].
-
-        Args:
-            batch_size: Fixed size of the batch dimension; None leaves it dynamic.
 
         Raises:
             BundleError: as ``qat_student``.
         """
         from kdedge import quantize
 
-        return quantize.convert(self.qat_student(batch_size))
+        return quantize.convert(self._prepared_once())
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError

@@ -32,10 +32,9 @@ COUNT = 32
 Array = NDArray[Any]
 
 
-def prepare(nets: Sequence[Net], batch_size: int | None = None) -> GraphModule:
-    """Fake-quantised, not calibrated; with an open batch axis or a fixed one."""
-    example = tuple(torch.zeros(batch_size or 2, *net.shape) for net in nets)
-    return quantize.prepare_qat(side_by_side(nets), example, dynamic_batch=batch_size is None)
+def prepare(nets: Sequence[Net]) -> GraphModule:
+    """Fake-quantised, not calibrated."""
+    return quantize.prepare_qat(side_by_side(nets), tuple(torch.zeros(2, *net.shape) for net in nets))
 
 
 def calibrated(nets: Sequence[Net]) -> GraphModule:
@@ -44,13 +43,6 @@ def calibrated(nets: Sequence[Net]) -> GraphModule:
     quantize.calibrate(prepared, [tuple(samples(net, COUNT) for net in nets)])
     quantize.set_observers(prepared, False)
     return prepared.eval()
-
-
-def fixed_batch(nets: Sequence[Net], prepared: GraphModule) -> GraphModule:
-    """The same student prepared anew for a batch of one, as TFLite wants it."""
-    single = prepare(nets, 1)
-    quantize.load_quantised_state(single, quantize.quantised_state(prepared))
-    return single.eval()
 
 
 def inputs(nets: Sequence[Net]) -> tuple[Tensor, ...]:
@@ -177,7 +169,7 @@ def in_onnx_runtime(program: GraphModule, nets: Sequence[Net], arrays: Sequence[
 
 
 def in_litert(program: GraphModule, nets: Sequence[Net], arrays: Sequence[Array]) -> Ran:
-    """The converted program for a batch of one through the TFLite exporter, sample by sample."""
+    """The converted program through the TFLite exporter, sample by sample."""
     from ai_edge_litert.interpreter import Interpreter
 
     model = tflite_file.read(tflite._translate(program, specs(nets), "int8"))

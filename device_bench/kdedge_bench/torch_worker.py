@@ -30,7 +30,7 @@ def measure(path: str, precision: str, threads: int, repetitions: int, min_durat
     memory.end("import")
     begin = time.perf_counter()
     bundle = Bundle.load(path)
-    net = bundle.int8_program(1) if precision == "int8" else bundle.float_student()
+    net = bundle.int8_program() if precision == "int8" else bundle.float_student()
     load_s = time.perf_counter() - begin
     memory.end("load")
     generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdedge.collector import few_collections
 from kdedge.errors import UserError
 from kdedge.files import atomic_path, sha256_file, write_json
 
@@ -100,6 +101,7 @@ def load_artifact(path: Path | str, runtime: str | None = None, threads: int = 1
     return load(path, runtime, threads)
 
 
+@few_collections()
 def export(
     bundle: Bundle,
     format: str,  # noqa: A002 - the word of the command line
@@ -196,7 +198,7 @@ def _parity(
     student, step = bundle.float_student(), None
     float_student = None
     if precision == "int8":
-        float_student, student = student, bundle.qat_student(None).eval()
+        float_student, student = student, bundle.qat_student().eval()
         step = quantize.qparams(student)[-1].scale[0]
     if accuracy_tolerance is None:
         text = bundle.preprocessing.kind == "text"

@@ -102,7 +102,7 @@ def compare_layers(
     Args:
         path: An int8 file that kdedge wrote, whatever its input and output are.
         kind: ``onnx`` or ``tflite``.
-        program: ``Bundle.int8_program`` of the same student, its batch axis open or fixed.
+        program: ``Bundle.int8_program`` of the same student.
         inputs: What the student takes, a tensor for each of its inputs: float32 [N, C, H, W] normalised (or
             [N, features]), or token ids int64 [N, L]. A few samples serve: torch runs each two or three times.
         runtime: As in ``load_artifact``.
@@ -160,7 +160,7 @@ def _figures(one: LayerDifference) -> str:
 
 
 def _batches(program: GraphModule, inputs: Sequence[Tensor], where: Path) -> list[Batch]:
-    """The samples one by one, or as many at a time as the program wants.
+    """The samples one by one.
 
     Raises:
         ArtifactError: they do not fit the program.
@@ -169,12 +169,11 @@ def _batches(program: GraphModule, inputs: Sequence[Tensor], where: Path) -> lis
     takes, given = ([list(shape[1:]) for shape in shapes] for shapes in (expected, [tuple(x.shape) for x in inputs]))
     if takes != given:
         raise ArtifactError(f"inputs of {given} given", where=where, cure=f"The student takes {takes} for each sample")
-    size = expected[0][0] if isinstance(expected[0][0], int) else 1
     counts = sorted({len(x) for x in inputs})
-    if len(counts) > 1 or counts[0] == 0 or counts[0] % size:
+    if len(counts) > 1 or counts[0] == 0:
         what = f"{' and '.join(map(str, counts))} samples given"
-        raise ArtifactError(what, where=where, cure=f"Give whole batches of {size}, as many of each input")
-    return list(zip(*(x.split(size) for x in inputs), strict=True))  # type: ignore[no-untyped-call]
+        raise ArtifactError(what, where=where, cure="Give at least one, as many of each input")
+    return list(zip(*(x.split(1) for x in inputs), strict=True))  # type: ignore[no-untyped-call]
 
 
 @dataclass

@@ -84,7 +84,7 @@ def _int8(bundle: Bundle, options: ExportOptions) -> tuple[ir.Model, list[dict[s
     """The converted program as a QDQ graph, and the ops left in float."""
     from kdedge import quantize
 
-    program = int8_program(bundle, options, None)
+    program = int8_program(bundle, options)
     model = _translate(program, bundle.inputs, options.target)
     onnx_passes.to_integer_form(model, signed=options.activations == "symmetric")
     if options.io == "uint8":

@@ -12,17 +12,11 @@ if TYPE_CHECKING:
     from kdedge_exporters.options import ExportOptions
 
 
-def int8_program(bundle: Bundle, options: ExportOptions, batch_size: int | None) -> GraphModule:
-    """The student's converted program, normalising pixels itself where that is asked.
-
-    Args:
-        bundle: The student.
-        options: Checked.
-        batch_size: None leaves the axis open.
-    """
+def int8_program(bundle: Bundle, options: ExportOptions) -> GraphModule:
+    """The student's converted program, its batch axis open, normalising pixels itself where that is asked."""
     from kdedge import quantize
 
-    program = bundle.int8_program(batch_size)
+    program = bundle.int8_program()
     if options.io == "uint8":
         preprocessing = cast("ImagePreprocessing", bundle.preprocessing)
         quantize.take_pixels(program, preprocessing.mean, preprocessing.std)

@@ -90,7 +90,7 @@ def _program(bundle: Bundle, options: ExportOptions) -> GraphModule:
     """
     from kdedge import quantize
 
-    program = int8_program(bundle, options, 1)
+    program = int8_program(bundle, options)
     if bundle.activations == "symmetric" and (op := quantize.op_of_prescribed_scale(program)) is not None:
         raise UserError(
             f"TFLite computes {op} with zero point -128 alone, and this student was trained with zero point 0",

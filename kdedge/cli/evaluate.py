@@ -67,7 +67,7 @@ def _bundle(path: Path, data: str | None, split: str, precision: str | None) -> 
     if chosen not in ("int8", "float32"):
         raise UserError(f"no precision '{chosen}'", where="--precision", cure="It is int8 or float32")
     found = samples.for_bundle(bundle, data, split)
-    net = bundle.int8_program(None) if chosen == "int8" else bundle.float_student()
+    net = bundle.int8_program() if chosen == "int8" else bundle.float_student()
     scores = run(net, found.data, found.preprocessing)
     engine = {"name": "torch", "version": torch.__version__}
     return _document(path, scores, engine, chosen, found)

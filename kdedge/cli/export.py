@@ -176,7 +176,7 @@ def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]
     from kdedge.quantize import explain, qparams
 
     output.line("measuring what each quantised tensor costs: one pass of the net a tensor")
-    prepared = bundle.qat_student(None)
+    prepared = bundle.qat_student()
     found = samples.for_bundle(bundle, data, split)
     inputs = examples(bundle.inputs, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -231,7 +231,7 @@ def export_with_parity(
 
         some = found.data.take(torch.arange(COMPARED_LAYERS) * len(found.data) // COMPARED_LAYERS)
         inputs = found.preprocessing.prepare(some.columns)
-        layers.extend(compare_layers(path, format_, bundle.int8_program(None), inputs))  # type: ignore[union-attr]
+        layers.extend(compare_layers(path, format_, bundle.int8_program(), inputs))  # type: ignore[union-attr]
 
     wanted = bundle.recipe.tolerance
     try:

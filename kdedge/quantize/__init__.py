@@ -29,6 +29,7 @@ try:
     from kdedge.quantize.prepare import (
         calibrate,
         convert,
+        copied,
         load_quantised_state,
         prepare_qat,
         quantised_state,
@@ -52,6 +53,7 @@ __all__ = [
     "calibrate",
     "capture",
     "convert",
+    "copied",
     "explain",
     "float_ops",
     "fold_batch_norm",

@@ -26,19 +26,18 @@ _DROPOUTS: dict[Callable[..., object], type[nn.Module]] = {
 }
 
 
-def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = True) -> GraphModule:
-    """The model as a graph that owns its weights, in-place ops made functional, dropouts as modules.
+def capture(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> GraphModule:
+    """The model as a graph of any batch size that owns its weights, in-place ops made functional, dropouts as modules.
 
     Args:
         model: The float student; left as it is (weights are copied, its mode is restored).
         example_inputs: One tensor an argument, axis 0 the batch; only shapes and dtypes matter.
-        dynamic_batch: Leave the batch size open; else it is the examples' own.
 
     Raises:
         ModelError: torch.export cannot follow the model; the message names its first reason.
     """
-    inputs = tuple(_two_or_more(x) if dynamic_batch else x for x in example_inputs)
-    shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if dynamic_batch else None
+    inputs = tuple(_two_or_more(x) for x in example_inputs)
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs)
     was_training = model.training
     model.eval()
     try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
+from kdedge.collector import few_collections
 from kdedge.errors import BundleError
 from kdedge.quantize.bias import fold_biases, quantise_biases, set_bias_quantize
 from kdedge.quantize.capture import capture, fold_batch_norm, unlock
@@ -28,11 +29,11 @@ from kdedge.quantize.weight_quantize import WeightFakeQuantize
 from kdedge.recipe import Activations
 
 
+@few_collections()
 def prepare_qat(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     *,
-    dynamic_batch: bool = True,
     activations: Activations = "affine",
 ) -> GraphModule:
     """The converged float student as a trainable graph with batch norm folded and fake quantisation in place.
@@ -44,14 +45,12 @@ def prepare_qat(
     Args:
         model: Float student; left untouched.
         example_inputs: One float32 tensor an argument, e.g. [2, 3, 32, 32]; only shapes and dtypes matter.
-        dynamic_batch: Batch size open (training, ONNX) or the examples' own (TFLite). The state of
-            either build loads into the other.
         activations: ``affine``, or ``symmetric`` (every zero point 0).
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
-    graph_module = fold_batch_norm(capture(model, example_inputs, dynamic_batch=dynamic_batch))
+    graph_module = fold_batch_norm(capture(model, example_inputs))
     with _quiet():
         prepared = cast(GraphModule, prepare_qat_pt2e(graph_module, EdgeQuantizer(activations)))
     unlock(prepared)
@@ -114,6 +113,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> i
     return count
 
 
+@few_collections()
 def convert(prepared: GraphModule) -> GraphModule:
     """The integer program: int8 weights, quantize and dequantize around every integer op.
 
@@ -124,8 +124,7 @@ def convert(prepared: GraphModule) -> GraphModule:
     """
     for node, module in quantiser_calls(prepared):
         require_calibrated(node.all_input_nodes[0].name, module)
-    with _quiet():
-        program = copy.deepcopy(prepared)
+    program = copied(prepared)
     for node, module in quantiser_calls(program):
         if isinstance(module, WeightFakeQuantize) and module.observing:
             module.observe(stored_value(program, node.all_input_nodes[0]))
@@ -169,6 +168,12 @@ def load_quantised_state(prepared: GraphModule, state: Mapping[str, Tensor]) -> 
             raise BundleError(f"quantised state does not fit the model: {name!r} has shape {theirs}, not {ours}")
     prepared.load_state_dict(dict(state))
     _switch_observers(prepared, False)  # the scales are those that were scored, whatever kernels make of them
+
+
+def copied(prepared: GraphModule) -> GraphModule:
+    """A prepared student that shares nothing with this one."""
+    with _quiet():
+        return unlock(copy.deepcopy(prepared))
 
 
 def _remove_dropouts(program: GraphModule) -> None:

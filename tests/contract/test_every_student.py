@@ -21,7 +21,7 @@ FLOAT_IN_ONNX = {"mobilenet_v3_small": {"HardSwish"}, "mobilenet_v3_large": {"Ha
 @pytest.mark.parametrize("name", sorted(models.STUDENTS))
 def test_it_is_integer_and_agrees_in_both_formats(name: str, tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path / "bundle", size=SIZE, steps=150, model=name)
-    program = bundle.int8_program(1)
+    program = bundle.int8_program()
     assert quantize.float_ops(program) == []
     assert quantize.integer_macs_share(program) == 1.0
     for format_ in ("onnx", "tflite"):

@@ -52,7 +52,7 @@ def test_the_runtimes_compute_the_student_not_something_like_it(onnx: ExportResu
 
 
 def test_program_is_integer_in_torch(bundle: Bundle) -> None:
-    program = bundle.int8_program(1)
+    program = bundle.int8_program()
     assert quantize.float_ops(program) == []
     assert quantize.integer_macs_share(program) == 1.0
 
@@ -105,7 +105,7 @@ def test_both_files_carry_the_same_scales(onnx: ExportResult, tflite: ExportResu
     import onnx as onnx_package
     from onnx import numpy_helper
 
-    wanted = quantize.qparams(bundle.int8_program(1))
+    wanted = quantize.qparams(bundle.int8_program())
     activations = {np.float32(q.scale[0]) for q in wanted if q.axis is None}
     weights = {np.asarray(q.scale, np.float32).tobytes() for q in wanted if q.axis is not None}
     arrays = [numpy_helper.to_array(item) for item in onnx_package.load(onnx.artifact).graph.initializer]

@@ -45,18 +45,18 @@ def test_it_holds_no_pickle(small_bundle: Bundle) -> None:
 def test_the_program_is_the_one_that_was_scored_in_training(small_bundle: Bundle) -> None:
     """The scales froze before the last steps moved the weights: a loaded bundle must keep the frozen ones."""
     test = load_data(small_bundle.recipe.data).test
-    scored = evaluate(small_bundle.int8_program(None), test, small_bundle.preprocessing)
+    scored = evaluate(small_bundle.int8_program(), test, small_bundle.preprocessing)
     assert scored.to_dict() == small_bundle.manifest["metrics"]["student_int8"]
 
 
-def test_static_and_dynamic_programs_are_one_net(small_bundle: Bundle) -> None:
+def test_one_image_alone_is_what_it_is_among_others(small_bundle: Bundle) -> None:
     images = torch.rand(5, *small_bundle.input_shape)
+    program = small_bundle.int8_program()
     with torch.no_grad():
-        together = small_bundle.int8_program(None)(images)
-        single = small_bundle.int8_program(1)
-        one_by_one = torch.cat([single(image[None]) for image in images])
+        together = program(images)
+        one_by_one = torch.cat([program(image[None]) for image in images])
     # Float kernels for one image and for several sum in another order: a value may round to the next integer.
-    step = quantize.qparams(small_bundle.qat_student(1))[-1].scale[0]
+    step = quantize.qparams(small_bundle.qat_student())[-1].scale[0]
     assert float((together - one_by_one).abs().max()) <= 2 * step
     assert float((together == one_by_one).float().mean()) > 0.5
 
@@ -64,10 +64,26 @@ def test_static_and_dynamic_programs_are_one_net(small_bundle: Bundle) -> None:
 def test_two_loads_give_the_same_logits(small_bundle: Bundle) -> None:
     images = torch.rand(2, *small_bundle.input_shape)
     with torch.no_grad():
-        a, b = (Bundle.load(small_bundle.path).int8_program(None)(images) for _ in range(2))
+        a, b = (Bundle.load(small_bundle.path).int8_program()(images) for _ in range(2))
         c, d = (Bundle.load(small_bundle.path).float_student()(images) for _ in range(2))
     assert torch.equal(a, b)
     assert torch.equal(c, d)
+
+
+def test_nobody_can_spoil_what_others_are_given(small_bundle: Bundle) -> None:
+    """The student is followed once and copied for each caller."""
+    images = torch.rand(2, *small_bundle.input_shape)
+    bundle = Bundle.load(small_bundle.path)
+    first = bundle.qat_student().eval()
+    with torch.no_grad():
+        wanted = first(images), bundle.int8_program()(images)
+        for parameter in first.parameters():
+            parameter.zero_()
+        quantize.set_fake_quantize(first, False)
+        assert torch.equal(bundle.qat_student().eval()(images), wanted[0])
+        assert torch.equal(bundle.int8_program()(images), wanted[1])
+        calibrated = bundle.calibrated([(images,)])
+        assert not torch.equal(calibrated.int8_program()(images), wanted[1])
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "student-int8.safetensors", "quantisation.json"])

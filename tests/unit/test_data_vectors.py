@@ -141,4 +141,4 @@ def test_the_shipped_recipe_learns_from_the_embedded_data(tmp_path: Path) -> Non
     assert scores["student_int8"]["n"] == 188
     assert bundle.manifest["integer_macs_share"] == 1.0
     test = load_evaluation(recipe.data, "breast-cancer", "test", bundle.labels, recipe.task)
-    assert evaluate(bundle.int8_program(None), test, bundle.preprocessing).to_dict() == scores["student_int8"]
+    assert evaluate(bundle.int8_program(), test, bundle.preprocessing).to_dict() == scores["student_int8"]

@@ -72,7 +72,7 @@ def test_pixels_are_the_input_and_nothing_is_computed_in_float(of_pixels: Export
 def test_pixels_give_the_logits_of_normalised_images(of_pixels: ExportResult, bundle: Bundle, tmp_path: Path) -> None:
     """The normalising convolution rounds to the net's input scale once, as quantising the floats does."""
     usual = export(bundle, of_pixels.format, samples=None, out=tmp_path / f"u.{of_pixels.format}")
-    step = quantize.qparams(bundle.qat_student(None))[-1].scale[0]
+    step = quantize.qparams(bundle.qat_student())[-1].scale[0]
     images = NORMALISED.numpy()
     ours, theirs = (load_artifact(made.artifact).predict(images) for made in (of_pixels, usual))
     assert np.abs(ours - theirs).mean() < 0.3 * step
@@ -189,7 +189,7 @@ def test_scales_that_kernels_asked_for_are_shown(
 
 def test_calibrated_ranges_are_those_of_the_samples(float_bundle: Bundle) -> None:
     (images,) = next(bundles.batches(SHAPE, 32))
-    found = quantize.qparams(float_bundle.calibrated([(images,)]).qat_student(None))
+    found = quantize.qparams(float_bundle.calibrated([(images,)]).qat_student())
     scale = next(tensor.scale[0] for tensor in found if tensor.name == "input_1")
     assert scale == pytest.approx(float(images.max() - images.min()) / 255)
 

@@ -49,31 +49,20 @@ def check(nets: list[Net]) -> None:
     """All that is promised of nets of known ops."""
     prepared = both_runtimes.calibrated(nets)
     program = quantize.convert(prepared)
-    single = quantize.convert(both_runtimes.fixed_batch(nets, prepared))
     samples = both_runtimes.inputs(nets)
     with torch.no_grad():
         trained, expected = prepared(*samples), program(*samples)
-        first, of_single = (module(*(x[:1] for x in samples)) for module in (program, single))
     for net, *pair in zip(nets, trained, expected, strict=True):
         assert torch.equal(*pair), f"conversion changes {net}"
-    for net, *pair in zip(nets, first, of_single, strict=True):
-        assert torch.equal(*pair), f"with a batch of one it is another program: {net}"
-    assert stored(program) == stored(single)
     assert quantize.float_ops(program) == []
 
     arrays = [x.numpy() for x in samples]
     in_onnx = both_runtimes.in_onnx_runtime(program, nets, arrays)
     assert [op for op in in_onnx.float_ops if op.split()[0] not in WITHOUT_INTEGER_KERNEL] == []
-    in_litert = both_runtimes.in_litert(single, nets, arrays)
+    in_litert = both_runtimes.in_litert(program, nets, arrays)
     assert in_litert.float_ops == []
     for name, ran in (("ONNX Runtime", in_onnx), ("LiteRT", in_litert)):
         agrees(name, ran, nets, program, [y.numpy() for y in expected])
-
-
-def stored(program: GraphModule) -> dict[str, bytes]:
-    """Every scale, zero point and integer weight."""
-    tensors = {name: value.numpy().tobytes() for name, value in program.state_dict().items()}
-    return tensors | {q.name: repr(q).encode() for q in quantize.qparams(program)}
 
 
 def agrees(name: str, ran: Ran, nets: list[Net], program: GraphModule, expected: list[Array]) -> None:

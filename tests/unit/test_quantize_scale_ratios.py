@@ -7,7 +7,7 @@ import torch
 from kdedge import quantize
 from kdedge.quantize.fake_quantize import TINY_SCALE
 from kdedge.quantize.scale_ratios import fit_scales
-from tests.both_runtimes import calibrated, fixed_batch
+from tests.both_runtimes import calibrated, prepare
 from tests.random_nets import Net, Node, samples
 from tests.unit.test_quantize_properties import check
 from torch import nn
@@ -75,7 +75,8 @@ def test_what_was_widened_is_named_with_how_much_also_of_a_loaded_state() -> Non
     (found,) = (scale for scale in quantize.widened_scales(prepared) if scale.name == "clamp")
     (made,) = (q.scale[0] for q in quantize.qparams(prepared) if q.name == "clamp")
     assert found.factor == pytest.approx(made / (6 / 255), rel=1e-4)
-    loaded = fixed_batch([net], prepared)
+    loaded = prepare([net])
+    quantize.load_quantised_state(loaded, quantize.quantised_state(prepared))
     assert quantize.widened_scales(loaded) == quantize.widened_scales(prepared)
 
 
