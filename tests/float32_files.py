@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from tests import bundles, text_nets
+from tests.shared_folders import shared_between_workers
 
 from kdedge_agent import runtimes
 from kdedge_exporters import export
@@ -42,33 +43,32 @@ class Float32Files:
     weights: int
 
 
-@cache
-def float32_files(name: str) -> Float32Files:
-    """The files of a net of ``NETS``, trained and exported once in a process."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = _mobilenet(Path(folder) / "bundle") if name == "mobilenet" else _bert(Path(folder) / "bundle")
-        student = bundle.float_student()
-        if name == "mobilenet":
-            images, labels = bundles.images_of((3, _SIZE, _SIZE), 200)
-            samples: tuple[torch.Tensor, ...] = (images,)
-        else:
-            samples, labels = text_nets.texts(student, 200, seed=11)
-        with torch.no_grad():
-            logits = student(*samples).numpy()
-        names = [spec.name for spec in bundle.inputs]
-        arrays = [x.numpy() if x.is_floating_point() else x.numpy().astype(np.int32) for x in samples]
-        content = {
-            kind: export(bundle, kind, precision="float32", samples=None, out=Path(folder) / f"a.{kind}")
-            for kind in ("onnx", "tflite")
-        }
-        return Float32Files(
-            content["onnx"].artifact.read_bytes(),
-            content["tflite"].artifact.read_bytes(),
-            dict(zip(names, arrays, strict=True)),
-            labels.numpy(),
-            logits,
-            sum(parameter.numel() for parameter in student.parameters()),
-        )
+def make(name: str, tmp_path_factory: pytest.TempPathFactory) -> Float32Files:
+    """The files of a net of ``NETS``, trained and exported once for all workers: the fixture ``float32_files``."""
+    folder = shared_between_workers(tmp_path_factory, f"float32-{name}", partial(_write, name))
+    with np.load(folder / "samples.npz") as samples:
+        arrays = dict(samples)
+    labels, logits, weights = (arrays.pop(key) for key in ("labels", "logits", "weights"))
+    onnx, tflite = ((folder / f"a.{kind}").read_bytes() for kind in ("onnx", "tflite"))
+    return Float32Files(onnx, tflite, arrays, labels, logits, int(weights))
+
+
+def _write(name: str, folder: Path) -> None:
+    bundle = _mobilenet(folder / "bundle") if name == "mobilenet" else _bert(folder / "bundle")
+    student = bundle.float_student()
+    if name == "mobilenet":
+        images, labels = bundles.images_of((3, _SIZE, _SIZE), 200)
+        samples: tuple[torch.Tensor, ...] = (images,)
+    else:
+        samples, labels = text_nets.texts(student, 200, seed=11)
+    with torch.no_grad():
+        logits = student(*samples).numpy()
+    for kind in ("onnx", "tflite"):
+        export(bundle, kind, precision="float32", samples=None, out=folder / f"a.{kind}")
+    arrays = [x.numpy() if x.is_floating_point() else x.numpy().astype(np.int32) for x in samples]
+    named = dict(zip((spec.name for spec in bundle.inputs), arrays, strict=True))
+    weights = sum(parameter.numel() for parameter in student.parameters())
+    np.savez(folder / "samples.npz", labels=labels.numpy(), logits=logits, weights=np.asarray(weights), **named)
 
 
 def _mobilenet(folder: Path) -> Any:

@@ -84,6 +84,26 @@ def without_dropout(classes: int, shape: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(*body(shape), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(16, classes))
 
 
+class Mobile(nn.Module):
+    """A MobileNet of three blocks, with dropout, which learns the digits in seconds: ``tests.small_nets:Mobile``."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_halved(shape[0], 24), Residual(24), *_halved(24, 48), Residual(48), *_halved(48, 96), Residual(96)
+        )
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(96, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(self.features(x), 1), 1))
+        return result
+
+
+def _halved(inputs: int, outputs: int) -> list[nn.Module]:
+    """A convolution of stride 2, with what belongs to it."""
+    return [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6()]
+
+
 def body(shape: tuple[int, ...]) -> list[nn.Module]:
     """Images of a shape (channels, height, width) -> 16 channels."""
     first = nn.Sequential(nn.Conv2d(shape[0], 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU6())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from tests.float32_files import NETS, Float32Files, agreement, float32_files
+from tests.float32_files import NETS, Float32Files, agreement
 from tests.runtime_environments import ROOT, old_runtimes_python
 
 from kdedge_exporters import tflite_quantizer
@@ -40,7 +41,7 @@ print(session.name, session.version)
 
 
 @pytest.fixture(scope="module", params=NETS)
-def files(request: pytest.FixtureRequest) -> Float32Files:
+def files(request: pytest.FixtureRequest, float32_files: Callable[[str], Float32Files]) -> Float32Files:
     return float32_files(request.param)
 
 
@@ -111,7 +112,9 @@ def test_without_its_versions_the_old_runtime_loads_it_and_answers_nonsense(
 @pytest.mark.parametrize("age", ["new", "old"])
 @pytest.mark.parametrize("op", ["CONV_2D", "DEPTHWISE_CONV_2D"])
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_which_convolutions_on_int8_weights_are_right(op: str, per_channel: bool, age: str, tmp_path: Path) -> None:
+def test_which_convolutions_on_int8_weights_are_right(
+    op: str, per_channel: bool, age: str, float32_files: Callable[[str], Float32Files], tmp_path: Path
+) -> None:
     """Facts that ``dynamic`` rests on; it uses none of these kernels, which are slow, or wrong with one scale."""
     files = float32_files("mobilenet")
     recipe = [tflite_quantizer.int8_weights(op, per_channel=per_channel, integer=True)]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kdedge.bundle import Bundle
 from tests import warm
+from tests.conftest import WITH_TESTS
 
 from kdedge_agent.onnx_session import exact_here
 
@@ -23,10 +24,14 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+# One thread; the small bundle's student is a function of the tests'.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": WITH_TESTS}
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """One thread, and a configuration folder of the test's own."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "KDEDGE_CONFIG_DIR": str(tmp_path / "config")}
+    """With a configuration folder of the test's own."""
+    return {**ENVIRONMENT, "KDEDGE_CONFIG_DIR": str(tmp_path / "config")}
 
 
 def kdedge(environment: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -52,12 +57,11 @@ def refused(process: subprocess.CompletedProcess[str], *says: str, code: int = 2
 def artifacts(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Both formats, exported by the command line from the small bundle: format -> its JSON document."""
     folder = tmp_path_factory.mktemp("artifacts")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     made = {}
     for format_ in ("onnx", "tflite"):
         out = folder / f"student.{format_}"
         made[format_] = document(
-            kdedge(environment, "export", small_bundle.path, "--format", format_, "--out", out, "--json")
+            kdedge(ENVIRONMENT, "export", small_bundle.path, "--format", format_, "--out", out, "--json")
         )
     return made
 

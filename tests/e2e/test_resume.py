@@ -21,11 +21,10 @@ RECIPE = [
     "--set=teacher.model=mlp",
     "--set=teacher.dropout=0.1",
     "--set=teacher.training.epochs=6",
-    "--set=student.width=0.35",
-    "--set=student.dropout=0.2",
-    "--set=student.training.epochs=4",
+    "--set=student.model=tests.small_nets:Mobile",
+    "--set=student.training.epochs=8",
     "--set=distillation.cached_views=2",
-    "--set=qat.training.epochs=2",
+    "--set=qat.training.epochs=4",
     "--set=qat.calibration_batches=2",
 ]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -171,6 +171,14 @@ def slow_build(run: Path, caches: Path) -> list[str]:
     return [*words, "--cache-dir", str(caches)]
 
 
+@pytest.fixture(scope="module")
+def whole(slow_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Contents of its cache, built at one go."""
+    caches = tmp_path_factory.mktemp("whole")
+    assert kdedge(*slow_build(slow_teacher, caches)).returncode == 0
+    return contents(caches)
+
+
 def signed(caches: Path) -> int:
     """Shards that the ledgers of all views hold."""
     slots = b"".join(path.read_bytes() for path in sorted(caches.rglob("view-*.sha256")))
@@ -194,9 +202,10 @@ def kill_at(command: list[str], caches: Path, shards: int, after_s: float = 0.0)
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_goes_on_to_the_same_bytes(slow_teacher: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert kdedge(*slow_build(slow_teacher, whole)).returncode == 0
+def test_a_build_that_is_killed_goes_on_to_the_same_bytes(
+    slow_teacher: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
     for shards, after_s in ((1, 0.0), (3, 0.2), (5, 0.05)):
         kill_at(slow_build(slow_teacher, killed), killed, shards, after_s)
     there = signed(killed)
@@ -204,7 +213,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(slow_teacher: Path, tm
     document = json.loads(done.stdout)
     assert (document["found_shards"], document["built_shards"]) == (there, 12 - there)
     assert "damaged" not in done.stderr
-    assert contents(killed) == contents(whole)
+    assert contents(killed) == whole
     # A damaged row is built again, with a line that says so.
     (view,) = killed.rglob("view-002.safetensors")
     data = bytearray(view.read_bytes())
@@ -213,25 +222,24 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(slow_teacher: Path, tm
     done = kdedge(*slow_build(slow_teacher, killed), "--json")
     assert json.loads(done.stdout)["built_shards"] == 1
     assert "view-002.safetensors is damaged in shards 1: they are built anew" in done.stderr
-    assert contents(killed) == contents(whole)
+    assert contents(killed) == whole
 
 
 @pytest.mark.slow
-def test_two_builders_share_the_work(slow_teacher: Path, tmp_path: Path) -> None:
-    whole, shared = tmp_path / "whole", tmp_path / "shared"
-    assert kdedge(*slow_build(slow_teacher, whole)).returncode == 0
+def test_two_builders_share_the_work(slow_teacher: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
     command = [sys.executable, "-m", "kdedge", *slow_build(slow_teacher, shared), "--json"]
     both = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     documents = [json.loads(process.communicate(timeout=600)[0]) for process in both]
     assert sum(document["built_shards"] for document in documents) == 12
-    assert contents(shared) == contents(whole)
+    assert contents(shared) == whole
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_while_it_builds_resumes_to_the_same_weights(slow_teacher: Path, tmp_path: Path) -> None:
     words = [
         "distill", "digits", "--teacher", str(slow_teacher / "teacher"), "--set=student.training.epochs=3",
-        "--set=student.width=0.35", "--set=qat.training.epochs=0", "--set=distillation.cached_views=3",
+        "--student=tests.small_nets:Mobile", "--set=qat.training.epochs=0", "--set=distillation.cached_views=3",
         "--set=distillation.cache=shared",
     ]  # fmt: skip
     done = kdedge(*words, "--out", str(tmp_path / "whole"), "--cache-dir", str(tmp_path / "whole-caches"))

@@ -30,7 +30,7 @@ def test_the_manifest_says_what_a_stranger_needs(small_bundle: Bundle) -> None:
     assert manifest["labels"] == [str(n) for n in range(10)]
     assert manifest["inputs"] == [{"name": "image", "dtype": "float32", "shape": [3, 32, 32], "layout": "NCHW"}]
     assert manifest["metrics"]["student_int8"]["n"] == 592
-    assert manifest["recipe"]["student"]["model"] == "mobilenet_v2"
+    assert manifest["recipe"]["student"]["model"] == "tests.small_nets:Mobile"
     assert manifest["energy_j"]["total"] is not None or manifest["unmeasured"]["energy_j.total"]
     assert set(manifest["versions"]) >= {"python", "kdedge", "torch", "torchao"}
     assert len(manifest["data"]["fingerprint"]) == 64

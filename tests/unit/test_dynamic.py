@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from kdedge.inputs import token_inputs
 from onnx import TensorProto, helper, numpy_helper
-from tests.float32_files import NETS, Float32Files, agreement, float32_files, logits_of
+from tests.float32_files import NETS, Float32Files, agreement, logits_of
 from torch import nn
 
 from kdedge_exporters import tflite, tflite_file
@@ -24,7 +25,7 @@ FLOAT_ONLY = {"Add", "Clip", "Div", "Erf", "LayerNormalization", "Mul", "ReduceM
 
 
 @pytest.fixture(scope="module", params=NETS)
-def files(request: pytest.FixtureRequest) -> Float32Files:
+def files(request: pytest.FixtureRequest, float32_files: Callable[[str], Float32Files]) -> Float32Files:
     return float32_files(request.param)
 
 
@@ -77,7 +78,7 @@ def test_no_float_weight_that_is_worth_it_is_left(model: onnx.ModelProto) -> Non
     assert kinds["INT8"] >= 13 and set(kinds) <= {"INT8", "UINT8", "FLOAT"}
 
 
-def test_products_are_dynamic_and_convolutions_unfolded() -> None:
+def test_products_are_dynamic_and_convolutions_unfolded(float32_files: Callable[[str], Float32Files]) -> None:
     mobilenet = onnx_dynamic(onnx.load_from_string(float32_files("mobilenet").onnx))
     assert layers(mobilenet)["MatMulInteger"] == layers(mobilenet)["DynamicQuantizeLinear"] == 1
     assert layers(mobilenet)["Conv"] == 52 and layers(mobilenet)["ConvInteger"] == 0

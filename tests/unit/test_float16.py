@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tests.float32_files import NETS, Float32Files, agreement, float32_files, logits_of
+from tests.float32_files import NETS, Float32Files, agreement, logits_of
 
 from kdedge_exporters import tflite_file
 from kdedge_exporters.float16 import onnx_float16, onnx_float32_ops, tflite_float16, tflite_float32_ops
@@ -26,7 +26,7 @@ node = helper.make_node
 
 
 @pytest.fixture(scope="module", params=NETS)
-def files(request: pytest.FixtureRequest) -> Float32Files:
+def files(request: pytest.FixtureRequest, float32_files: Callable[[str], Float32Files]) -> Float32Files:
     return float32_files(request.param)
 
 
@@ -257,7 +257,7 @@ def _weights(model: Any) -> list[bytes]:
     return [graph_.tensors[operator.inputs[1]].name for operator, info in pairs if info.op in weighted]
 
 
-def test_tflite_weights_beyond_float16_stay() -> None:
+def test_tflite_weights_beyond_float16_stay(float32_files: Callable[[str], Float32Files]) -> None:
     content, name = _with_large_weights(float32_files("mobilenet").tflite)
     (kept,) = tflite_float32_ops(content)
     assert kept["op"] == "FULLY_CONNECTED" and kept["name"] == "logits" and "reach 1e+06, beyond" in kept["reason"]

@@ -19,9 +19,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return bundles.write(
-        tmp_path_factory.mktemp("net") / "bundle", size=SIZE, steps=2, model="mobilenet_v2", width=0.35
-    )
+    return bundles.write(tmp_path_factory.mktemp("net") / "bundle", size=SIZE, steps=2, model="tests.small_nets:Mobile")
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_a_bundles_float_student_teaches(
     recipe = small_bundle.recipe
     data = load_data(recipe.data)
     found = find_teacher(str(small_bundle.path), recipe, data, small_bundle.preprocessing)
-    assert (found.name, found.to_train) == ("mobilenet_v2", None)
+    assert (found.name, found.to_train) == ("tests.small_nets:Mobile", None)
     (images,) = small_bundle.preprocessing.prepare((data.test.images[:50],))
     expected = small_bundle.float_student()(images)
     with torch.no_grad():
