@@ -14,7 +14,7 @@ def few_collections() -> Iterator[None]:
     """Collect cycles every 50,000 new containers in place of every 700; as before afterwards.
 
     torch.export and what translates its programs build hundreds of thousands of objects that live to the end, and each
-    collection looks at them all again (``benchmarks/few_collections.py``).
+    collection looks at them all again (``benchmarks/export_time.py``).
     """
     first, *others = gc.get_threshold()
     if first:  # 0: somebody switched it off
