@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,11 +25,25 @@ def make_optimizer(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "sgd":
-        nesterov = recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+        return _sgd(groups, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _sgd(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.SGD:
+    """SGD with Nesterov's momentum, whose buffers are there from the start.
+
+    The fused step makes the buffers of all parameters at once or of none, so that a block which joins later
+    (progressive depth) would stop it. A buffer of zeros does what the first step has to: momentum · 0 + gradient.
+    """
+    momentum = recipe.momentum
+    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        for group in groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def image_size(recipe: TrainingRecipe, epoch: int, full: int) -> int:

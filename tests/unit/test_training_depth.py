@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,11 +165,13 @@ def residual() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "patience": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"ema_decay": 0.9, "patience": 1}, {"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0.0}]
+)
 def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(
-    splits: DataSplits[ImageSet], tmp_path: Path, options: dict[str, float]
+    splits: DataSplits[ImageSet], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    recipe = TrainingRecipe(epochs=5, batch_size=100, learning_rate=0.01, start_depth=0.25, **options)  # type: ignore
+    recipe = TrainingRecipe(epochs=5, batch_size=100, learning_rate=0.01, start_depth=0.25, **options)
     stage = Stage("student", recipe)
     whole, parts = residual(), residual()
     train(whole, stage, setting(splits, tmp_path / "whole"))
