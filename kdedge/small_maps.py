@@ -106,7 +106,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Ten
         rows, columns = (_seen(size, weight.shape[-1], stride) for size in x.shape[-2:])
         kernel = kernel[:, rows, columns]
         neighbours = cast(Tensor, _Columns.apply(pixels, stride, rows, columns))  # type: ignore[no-untyped-call]
-    return functional.linear(neighbours, kernel.flatten(1), bias).permute(0, 3, 1, 2)
+    # Two axes: of four that lie apart, as after a stride, torch without gradients would make one small product a row of
+    # the map, each with a copy of the weights where they are bfloat16.
+    made = functional.linear(neighbours.flatten(0, 2), kernel.flatten(1), bias)
+    return made.view(*neighbours.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _seen(size: int, kernel: int, stride: int) -> slice:
