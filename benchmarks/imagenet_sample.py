@@ -68,10 +68,11 @@ def run(options: argparse.Namespace, out: Path) -> None:
             print(f"  int8 {format_:<9} refused: {exported['error']['what']}")
             continue
         parity = exported["parity"]
-        scores = kdedge("eval", artifact, "--data", data)["metrics"]
+        evaluated = kdedge("eval", artifact, "--data", data)
+        scores = evaluated["metrics"]
         print(
             f"  int8 {format_:<9} accuracy {scores['accuracy']:.4f}  macro F1 {scores['f1_macro']:.4f}  "
-            f"n={scores['n']}  agreement {parity['agreement']:.4f}  float ops {exported['float_ops'] or 'none'}"
+            f"n={evaluated['n']}  agreement {parity['agreement']:.4f}  float ops {exported['float_ops'] or 'none'}"
         )
     print("  seconds:", ", ".join(f"{stage} {value:.0f}" for stage, value in done["time_s"].items()))
 
