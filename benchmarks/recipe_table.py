@@ -10,7 +10,8 @@ several days. Then prints one markdown table over all seeds that have both runs,
 scores on the test split, seconds, versions.
 Long: as long as the recipe. Interrupted, it goes on where it was.
 
-Run: python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
+Run: python benchmarks/recipe_table.py vectors-mlp --out runs/vectors --seeds 0 1 2
+     python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
      python benchmarks/recipe_table.py cifar10-cpu --data ... --out ... --set data.train_limit=10000 --against dkd \
          distillation.loss=dkd
 """
@@ -193,7 +194,7 @@ def main() -> None:
     """Run the seeds that are missing, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="the recipe's own by default")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: print what was measured before")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs")
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="RUN", help="distilled, alone, or a NAME of --against; all by default")
     parser.add_argument("--name", help="of the folder of results; the recipe's name by default")
     options = parser.parse_args()
+    options.data = options.data or load_recipe(options.recipe, options.set).data.name
     folder = RESULTS / (options.name or options.recipe)
     for seed in options.seeds:
         Seed(options, seed, folder / f"seed{seed}.json").run()
