@@ -9,6 +9,7 @@ from contextlib import closing
 import torch
 from torch import Tensor, nn
 
+from kdedge.dropout import quick_dropout
 from kdedge.errors import RecipeError
 from kdedge.ranks import Ranks
 from kdedge.small_maps import products_on_small_maps
@@ -58,6 +59,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     with (
         stoppable() as interrupt,
         products_on_small_maps(net, setting.device),
+        quick_dropout(net, setting.device),
         ranks.whole_batch_norm(net),
     ):
         # Stopped between an epoch's last step and its figures, it still owes them.
