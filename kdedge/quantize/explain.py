@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from kdedge.quantize.bias import bias_quantisers
-from kdedge.quantize.fake_quantize import FakeQuantizer
+from kdedge.quantize.fake_quantize import ActivationFakeQuantize, FakeQuantizer
 from kdedge.quantize.prepare import set_fake_quantize, set_observers
 from kdedge.quantize.scales import quantiser_calls, quantisers
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
@@ -118,7 +118,7 @@ class _Sums:
 
     def take(self, x: Tensor, y: Tensor) -> None:
         """One call: the tensor before and after."""
-        scale = self.module.steps(x.ndim) if isinstance(self.module, WeightFakeQuantize) else self.module.scale
+        scale = self.module.steps(x.ndim) if isinstance(self.module, WeightFakeQuantize) else self.module.steps()
         error = (x - y).abs()
         self.signal += _power(x)
         self.noise += _power(error)
@@ -196,6 +196,9 @@ def _error(node: Node, sums: _Sums) -> TensorError:
 def _range(module: FakeQuantizer) -> tuple[float, float]:
     """Smallest and largest value of the widest channel."""
     scale, zero_point = module.calculate_qparams()
+    if isinstance(module, ActivationFakeQuantize):
+        scale = module.steps()
+        zero_point = zero_point.expand_as(scale)
     widest = int(scale.argmax())
     step, zero = float(scale.reshape(-1)[widest]), int(zero_point.reshape(-1)[widest])
     return (module.quant_min - zero) * step, (module.quant_max - zero) * step

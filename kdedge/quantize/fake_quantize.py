@@ -101,7 +101,8 @@ class ActivationFakeQuantize(FakeQuantizer):
         softmax_axis: Set for the input of a softmax over that axis. The range is then that of the scores that matter,
             from ``SOFTMAX_DEPTH`` below the smallest row maximum to the largest score of the pass's last member;
             lower ones, masked ones above all, saturate.
-        clips: The range is the observed one times a factor that ``set_clip`` chooses (``clipping.py``).
+        channels: Length of the last axis where its channels may have factors (``outliers.py``), which what is quantised
+            is divided by first and multiplied by after; 0 where they may not.
     """
 
     qscheme = torch.per_tensor_affine
@@ -110,7 +111,7 @@ class ActivationFakeQuantize(FakeQuantizer):
 
     min_val: Tensor
     max_val: Tensor
-    clip: Tensor
+    factors: Tensor
 
     def __init__(
         self,
@@ -120,14 +121,15 @@ class ActivationFakeQuantize(FakeQuantizer):
         symmetric: bool = False,
         members: int = 1,
         softmax_axis: int | None = None,
-        clips: bool = False,
+        channels: int = 0,
         **_: Any,
     ) -> None:
         super().__init__()
         self.low, self.high, self.fixed = low, high, fixed is not None
-        self.symmetric, self.softmax_axis, self.clips = symmetric, softmax_axis, clips
-        if clips:
-            self.register_buffer("clip", torch.ones(()))
+        self.symmetric, self.softmax_axis, self.channels = symmetric, softmax_axis, channels
+        if channels:
+            self.register_buffer("factors", torch.ones(channels))
+        self._has_factors: bool | None = None
         scale, zero_point = fixed or (1.0, 0)
         extremes = (self.quant_min - zero_point, self.quant_max - zero_point) if fixed else (math.inf, -math.inf)
         self.register_buffer("min_val", torch.tensor(scale * extremes[0]))
@@ -144,10 +146,21 @@ class ActivationFakeQuantize(FakeQuantizer):
         """Whether any data was seen (or a state loaded)."""
         return bool(self.min_val <= self.max_val)
 
-    def set_clip(self, factor: float) -> None:
-        """Narrow the range to a share of the observed one, now and while it is observed on; only if it ``clips``."""
-        self.clip.fill_(factor)
-        self._update_qparams()
+    @property
+    def has_factors(self) -> bool:
+        """Whether any channel has another factor than 1."""
+        if self._has_factors is None:
+            self._has_factors = self.channels > 0 and bool((self.factors != 1).any())
+        return self._has_factors
+
+    def set_factors(self, factors: Tensor) -> None:
+        """Take these, float [channels], powers of two so that dividing by them is exact; the range is not changed."""
+        self.factors.copy_(factors)
+        self._has_factors = None
+
+    def steps(self) -> Tensor:
+        """The size of a step: float [1], or [channels] where these have factors."""
+        return self.scale * self.factors if self.has_factors else self.scale
 
     def widen(self, scale: float) -> bool:
         """Have at least that scale, with the zero point as it is, until the range is observed anew.
@@ -163,6 +176,11 @@ class ActivationFakeQuantize(FakeQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape; the same shape and dtype, on the int8 grid if ``quantizing``."""
+        if self.has_factors:
+            return self._round(x / self.factors) * self.factors
+        return self._round(x)
+
+    def _round(self, x: Tensor) -> Tensor:
         if self.observing and self.training and not self.fixed:
             self._observe(x.detach())
         if not self.quantizing:
@@ -229,8 +247,6 @@ class ActivationFakeQuantize(FakeQuantizer):
     def _of_range(self) -> tuple[Tensor, Tensor]:
         low = self.min_val.clamp(max=0.0)
         high = self.max_val.clamp(min=0.0)
-        if self.clips:
-            low, high = low * self.clip, high * self.clip
         if self.low is not None:
             low = low.clamp(min=min(self.low, 0.0))
         if self.high is not None:
@@ -248,7 +264,7 @@ class ActivationFakeQuantize(FakeQuantizer):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._numbers, self._seen, self._started = None, [], self.calibrated
+        self._numbers, self._seen, self._started, self._has_factors = None, [], self.calibrated, None
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActivationFakeQuantize:
         self._numbers = None

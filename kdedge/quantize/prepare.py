@@ -18,15 +18,17 @@ from kdedge.collector import few_collections
 from kdedge.errors import BundleError
 from kdedge.quantize.bias import fold_biases, quantise_biases, set_bias_quantize
 from kdedge.quantize.capture import capture, fold_batch_norm, unlock
-from kdedge.quantize.clipping import clip_before_layer_norms
 from kdedge.quantize.fake_quantize import require_calibrated
+from kdedge.quantize.outliers import fold_channel_factors, set_channel_factors
 from kdedge.quantize.quantizer import EdgeQuantizer
-from kdedge.quantize.rules import is_dropout
+from kdedge.quantize.rules import is_dropout, why_float
 from kdedge.quantize.scale_ratios import fit_scales
 from kdedge.quantize.scales import name_quantisers, quantiser_calls, quantisers, tag_weights
 from kdedge.quantize.stored import fold_factors, stored_value
 from kdedge.quantize.weight_quantize import WeightFakeQuantize
 from kdedge.recipe import Activations
+
+aten = torch.ops.aten
 
 
 @few_collections()
@@ -54,6 +56,7 @@ def prepare_qat(
     with _quiet():
         prepared = cast(GraphModule, prepare_qat_pt2e(graph_module, EdgeQuantizer(activations)))
     unlock(prepared)
+    _add_layer_norms_in_float(prepared)
     name_quantisers(prepared)
     for node, module in quantiser_calls(prepared):
         if isinstance(module, WeightFakeQuantize):
@@ -86,8 +89,8 @@ def set_fake_quantize(prepared: GraphModule, enabled: bool) -> None:
 def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> int:
     """Set the activation ranges from data, dropout off; the mode is restored.
 
-    Those before layer norms are clipped (``clipping.py``), those that kernels cannot bring together widened
-    (``scale_ratios.py``).
+    Outlying channels before layer norms get factors first (``outliers.py``); ranges that kernels cannot bring together
+    are widened after (``scale_ratios.py``).
 
     Args:
         prepared: From ``prepare_qat``.
@@ -98,16 +101,16 @@ def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> i
     """
     was_training = prepared.training
     prepared.eval()
-    for module in quantisers(prepared):
-        module.train()
-    count, first = 0, None
+    count = 0
     for inputs in batches:
+        if count == 0:
+            set_channel_factors(prepared, inputs)
+            for module in quantisers(prepared):
+                module.train()
         prepared(*inputs)
-        first = inputs if first is None else first
         count += 1
     prepared.eval()
-    if first is not None:
-        clip_before_layer_norms(prepared, first)
+    if count:
         fit_scales(prepared)
     prepared.train(was_training)
     return count
@@ -130,6 +133,7 @@ def convert(prepared: GraphModule) -> GraphModule:
             module.observe(stored_value(program, node.all_input_nodes[0]))
     fold_factors(program)
     fold_biases(program)
+    fold_channel_factors(program)
     _remove_dropouts(program)
     with _quiet():
         converted = cast(GraphModule, convert_pt2e(program))
@@ -174,6 +178,18 @@ def copied(prepared: GraphModule) -> GraphModule:
     """A prepared student that shares nothing with this one."""
     with _quiet():
         return unlock(copy.deepcopy(prepared))
+
+
+def _add_layer_norms_in_float(prepared: GraphModule) -> None:
+    """What a layer norm made goes into a float sum as it is; only the integer ops that read it need its grid."""
+    for node in list(prepared.graph.nodes):
+        source = node.all_input_nodes[0] if node.op == "call_module" and node.all_input_nodes else None
+        if source is None or source.target is not aten.layer_norm.default or is_dropout(node):
+            continue
+        for user in list(node.users):
+            if user.target in (aten.add.Tensor, aten.sub.Tensor) and why_float(user) is not None:
+                user.replace_input_with(node, source)
+    prepared.recompile()
 
 
 def _remove_dropouts(program: GraphModule) -> None:

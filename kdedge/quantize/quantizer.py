@@ -42,6 +42,7 @@ from kdedge.quantize.rules import (
     input_tensors,
     is_dropout,
     is_float_tensor,
+    only_layer_norms_read,
     rule_of,
     why_float,
 )
@@ -70,9 +71,6 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             if rule is None or not is_float_tensor(node) or why_float(node) is not None:
                 continue
             tensors.add(node, rule)
-        for node in model.graph.nodes:
-            if node.target is aten.layer_norm.default:
-                tensors.clip_for(node)
         tensors.write_annotations()
         return model
 
@@ -92,7 +90,6 @@ class _Tensors:
         self._lookups: dict[Node, Node] = {}  # what was looked up: in which table
         self._softmax_axes: dict[Node, int] = {}
         self._symmetric: set[Node] = set()
-        self._clipped: set[Node] = set()
 
     def add(self, node: Node, rule: Rule) -> None:
         """Take in one op: its weight, its inputs, its output (or its activation's), and what they share."""
@@ -118,12 +115,6 @@ class _Tensors:
             self._union(item, output)
         if rule.kind == "move":
             self._moved.add(output)
-
-    def clip_for(self, norm: Node) -> None:
-        """Let the range of a layer norm's input be clipped, and those of the linear layers that it is a sum of."""
-        read = self._source(cast(Node, norm.args[0]))
-        operands = [self._source(node) for node in read.all_input_nodes] if read.target is aten.add.Tensor else []
-        self._clipped |= {read, *(node for node in operands if node.target is aten.linear.default)}
 
     def _source(self, node: Node) -> Node:
         """Dropout is the identity on the device: the tensor it reads is the one that is quantised."""
@@ -179,7 +170,7 @@ class _Tensors:
             fixed=fixed,
             symmetric=symmetric,
             members=len(made),
-            clips=not self._clipped.isdisjoint(made),
+            channels=_channels_with_factors(made),
             softmax_axis=next((self._softmax_axes[node] for node in made if node in self._softmax_axes), None),
         )
         limits = ACTIVATION_QMIN, ACTIVATION_QMAX
@@ -189,6 +180,14 @@ class _Tensors:
 def _symmetric(fixed: tuple[float, int] | None) -> tuple[float, int] | None:
     """Prescribed qparams with zero point 0; what ends at 1 - 1/256 (softmax, sigmoid) ends at 1."""
     return fixed if fixed is None or fixed[1] == 0 else (1 / ACTIVATION_QMAX, 0)
+
+
+def _channels_with_factors(made: list[Node]) -> int:
+    """Channels of a layer that goes into float sums alone, see ``outliers.py``; 0 for all else."""
+    layer = made[0]
+    if len(made) > 1 or layer.target is not aten.linear.default or not only_layer_norms_read(layer):
+        return 0
+    return int(layer.meta["val"].shape[-1])
 
 
 def _is_fused_into_producer(node: Node) -> bool:

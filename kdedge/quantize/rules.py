@@ -106,6 +106,8 @@ _QDQ = (
 SOFTMAXES = (aten.softmax.int, aten._softmax.default)
 DROPOUTS = "dropout"
 """Dropouts live under this name in a captured graph."""
+# Before a layer norm they stay float: their few operations are cheap, and their outliers dear (``outliers.py``).
+_SUMS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
 CLIPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
 
 
@@ -213,9 +215,47 @@ def why_float(node: Node) -> str | None:
         return "it pads with another number than 0, or cuts"
     elif node.target is aten.max_pool2d.default and _is_dilated(node):
         return "TFLite's max pool knows no dilation"
-    elif len(rule.inputs) == 2 and any(not isinstance(node.args[i], Node) for i in rule.inputs):
+    elif len(rule.inputs) == 2:
+        return _why_pair_float(node, rule)
+    return None
+
+
+def _why_pair_float(node: Node, rule: Rule) -> str | None:
+    if node.target in _SUMS and only_layer_norms_read(node) and not _adds_table(node):
+        return "only layer norms read it, which are float"
+    if any(not isinstance(node.args[position], Node) for position in rule.inputs):
         return "one operand is a plain number"
     return None
+
+
+def _adds_table(node: Node) -> bool:
+    """Whether an operand is stored or looked up: embeddings have no outliers, and their tables are to be int8."""
+    if node.target is not aten.add.Tensor:
+        return False
+    for operand in node.args[:2]:
+        source = operand
+        while isinstance(source, Node) and (source.op == "call_module" or source.target in _QDQ):
+            source = source.args[0]
+        if isinstance(source, Node) and (source.op == "get_attr" or source.target is aten.embedding.default):
+            return True
+    return False
+
+
+def only_layer_norms_read(node: Node) -> bool:
+    """Whether all that becomes of the values, behind dropouts, are sums and products that layer norms read."""
+    readers = list(_readers(node))
+    return bool(readers) and all(
+        reader.target is aten.layer_norm.default or (reader.target in _SUMS and only_layer_norms_read(reader))
+        for reader in readers
+    )
+
+
+def _readers(node: Node) -> Iterator[Node]:
+    for user in node.users:
+        if is_dropout(user):
+            yield from _readers(user)
+        else:
+            yield user
 
 
 def _pads_by_zero(node: Node) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, ObserverBase
 
-from kdedge.quantize.fake_quantize import FakeQuantizer
+from kdedge.quantize.fake_quantize import ActivationFakeQuantize, FakeQuantizer
 from kdedge.quantize.rules import is_dropout
 from kdedge.quantize.stored import get_tensor, stored
 from kdedge.quantize.weight_quantize import TableFakeQuantize, WeightFakeQuantize
@@ -98,8 +98,11 @@ def tag_weight(dequantize: Node, name: str) -> None:
 
 
 def _prepared_qparams(prepared: GraphModule) -> Iterator[QParams]:
+    # An artifact's scales of such a weight are those of training over the factors.
+    factors = {layer.weight: layer.result.factors for layer in scaled_layers(prepared) if layer.result.has_factors}
     for node, module in quantiser_calls(prepared):
-        scale, zero_point = (tensor.tolist() for tensor in module.calculate_qparams())
+        scales, zero_points = module.calculate_qparams()
+        scale, zero_point = (scales / factors.get(module, 1)).tolist(), zero_points.tolist()
         per_channel = isinstance(module, WeightFakeQuantize) and not isinstance(module, TableFakeQuantize)
         axis = module.ch_axis if per_channel else None
         yield QParams(_tensor_name(node.all_input_nodes[0]), tuple(scale), tuple(zero_point), axis)
@@ -144,6 +147,41 @@ def quantiser_of(prepared: GraphModule, argument: object) -> FakeQuantizer | Non
     while isinstance(module, DerivedObserverOrFakeQuantize):
         module = module.obs_or_fqs[0]
     return module if isinstance(module, FakeQuantizer) else None
+
+
+@dataclass(frozen=True)
+class ScaledLayer:
+    """A linear layer whose channels may have factors (``outliers.py``).
+
+    Attributes:
+        node: The layer.
+        weight: Quantiser of its weight.
+        result: Quantiser of what it makes, which holds the factors.
+    """
+
+    node: Node
+    weight: WeightFakeQuantize
+    result: ActivationFakeQuantize
+
+
+def scaled_layers(prepared: GraphModule) -> Iterator[ScaledLayer]:
+    """Each of them, in graph order; none whose weight or bias another layer shares."""
+    for call, result in quantiser_calls(prepared):
+        if not isinstance(result, ActivationFakeQuantize) or not result.channels:
+            continue
+        node = call.all_input_nodes[0]
+        weight = quantiser_of(prepared, node.args[1])
+        alone = len(node.users) == 1 and all(_is_its_own(argument) for argument in node.args[1:3])
+        if alone and isinstance(weight, WeightFakeQuantize):
+            yield ScaledLayer(node, weight, result)
+
+
+def _is_its_own(argument: object) -> bool:
+    """Whether no other layer reads this weight or bias, behind what quantises it."""
+    if not isinstance(argument, Node):
+        return argument is None
+    source = argument if argument.op == "get_attr" else stored(argument.all_input_nodes[0])
+    return source is not None and len(source.users) == 1 and len(argument.users) == 1
 
 
 def _tensor_name(node: Node) -> str:
