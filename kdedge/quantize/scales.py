@@ -76,7 +76,8 @@ def name_quantisers(prepared: GraphModule) -> None:
             tensor = _tensor_name(node.all_input_nodes[0]).replace(".", "_")
             node.target = names.setdefault(id(module), f"{_QUANTISERS}.{tensor}")
             prepared.add_submodule(node.target, module)
-    for name in [name for name, _ in prepared.named_children() if name.startswith("activation_post_process_")]:
+    # Not by named_children: of one module under two names it tells the first alone.
+    for name in [name for name in prepared._modules if name.startswith("activation_post_process_")]:
         delattr(prepared, name)
     prepared.recompile()
 

@@ -50,6 +50,10 @@ def test_all_but_layer_norms_and_their_sums_is_integer(prepared: GraphModule) ->
     assert stored >= sum(p.numel() for p in prepared.parameters() if p.ndim == 2), "a table or a weight is not int8"
 
 
+def test_no_name_in_the_state_depends_on_torchaos_numbers(prepared: GraphModule) -> None:
+    assert not [name for name in quantize.quantised_state(prepared) if "activation_post_process" in name]
+
+
 def test_converted_program_computes_what_training_computed_bit_for_bit(
     net: text.TextNet, prepared: GraphModule
 ) -> None:
