@@ -43,8 +43,10 @@ NO_TEACHER = ["distillation.alpha=0", "distillation.hidden_weight=0", "distillat
 
 
 def kdedge(*words: str) -> dict[str, Any]:
-    """The JSON document of one command; its progress goes to stderr."""
-    done = subprocess.run([sys.executable, "-m", "kdedge", *words, "--json"], stdout=subprocess.PIPE, check=True)
+    """The JSON document of one command; its progress, and why it failed, go to stderr."""
+    done = subprocess.run([sys.executable, "-m", "kdedge", *words, "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
     document = json.loads(done.stdout)
     assert isinstance(document, dict)
     return document
