@@ -103,6 +103,8 @@ def _reduced(model: ir.Model, precision: str) -> tuple[ir.Model, list[dict[str, 
         return model, []
     from kdedge_exporters import dynamic, float16
 
+    if precision == "int8-dynamic":  # for CPUs
+        onnx_passes.sums_before_layer_norms(model)
     source = ir.to_proto(model)
     if precision == "float16":
         return ir.from_proto(float16.onnx_float16(source)), float16.onnx_float32_ops(source)

@@ -106,8 +106,8 @@ def test_every_product_is_an_integer_kernel_in_onnx_runtimes_own_graph(
     wanted = {"QGemm": linears(bundle), "QLinearMatMul": 2 * LAYERS, "QLinearSoftmax": LAYERS}
     wanted |= {"QLinearAdd": tables - 1 + LAYERS, "Gather": tables + pooled}
     assert {name: counts.pop(name) for name in wanted} == wanted
-    fused = counts.pop("SkipLayerNormalization", 0)  # of a layer norm and the sum before it
-    assert counts.pop("LayerNormalization") + fused == 2 * LAYERS + 1 and counts.pop("Add", 0) + fused == 2 * LAYERS
+    # Not joined to SkipLayerNormalization, which is slow on CPUs.
+    assert counts.pop("LayerNormalization") == 2 * LAYERS + 1 and counts.pop("Sum") == 2 * LAYERS
     assert counts.pop("Gelu") == LAYERS and counts.pop("Tanh", 0) == pooled
     assert set(counts) <= {"QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "Unsqueeze"}, counts
 
