@@ -112,5 +112,7 @@ def test_the_python_example(readme_folder: Path) -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", README, flags=re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+        assert target in anchors if target.startswith("#") else (ROOT / target).exists(), target
