@@ -52,7 +52,7 @@ lab: $(STAMP)
 
 # make bench   the benchmarks, as ratios measured in one run (those that train for long are run by hand)
 bench: $(STAMP)
-	for script in $(filter-out benchmarks/recipe_table.py benchmarks/progressive.py benchmarks/imagenet_sample.py benchmarks/int8_accuracy.py benchmarks/outliers.py benchmarks/peers.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/recipe_table.py benchmarks/progressive.py benchmarks/imagenet_sample.py benchmarks/int8_accuracy.py benchmarks/outliers.py benchmarks/pairs.py benchmarks/peers.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 from kdedge import quantize, text
@@ -23,6 +25,10 @@ from kdedge.training.loop import train_step
 from kdedge.training.optimization import bfloat16_pays, make_optimizer
 from kdedge.training.stage import Stage
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import pairs as in_turn
 
 # Sentences as `sst2-minilm-cpu` has them, windows as `squad-minilm-cpu`: texts a batch, tokens, precision, QAT.
 CASES: tuple[tuple[int, int, Precision, bool], ...] = (
@@ -56,15 +62,7 @@ def ratios(count: int, length: int, precision: Precision, qat: bool, pairs: int)
             train_step(net, optimizer, stage, batch, None)
             return time.perf_counter() - started
 
-    torchs, ours = "none", "cpu"
-    for device in (torchs, ours):
-        seconds(device)
-    found = []
-    for number in range(pairs):
-        first, second = (torchs, ours) if number % 2 else (ours, torchs)
-        took = {first: seconds(first), second: seconds(second)}
-        found.append(took[torchs] / took[ours])
-    return found
+    return in_turn.ratios(seconds, "none", "cpu", pairs)
 
 
 def main() -> None:

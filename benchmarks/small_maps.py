@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 from kdedge import models, quantize
@@ -21,6 +23,10 @@ from kdedge.training.feeds import Batch
 from kdedge.training.loop import place, train_step
 from kdedge.training.optimization import bfloat16_pays
 from kdedge.training.stage import Stage
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import pairs as in_turn
 
 CASES: tuple[tuple[str, Stem, Precision, int], ...] = (
     ("resnet50", "cifar-stride2", "bfloat16", 32),
@@ -58,15 +64,7 @@ def ratios(model: str, stem: Stem, precision: Precision, size: int, batch: int, 
             train_step(net, optimizer, stage, Batch((x,), (x,), y), None)
             return time.perf_counter() - started
 
-    plain, ours = "none", "cpu"
-    for device in (plain, ours):
-        seconds(device)
-    found = []
-    for number in range(pairs):
-        first, second = (plain, ours) if number % 2 else (ours, plain)
-        took = {first: seconds(first), second: seconds(second)}
-        found.append(took[plain] / took[ours])
-    return found
+    return in_turn.ratios(seconds, "none", "cpu", pairs)
 
 
 def main() -> None:
