@@ -31,6 +31,10 @@ LARGEST = 4.0
 2 and 4 did alike (``benchmarks/outliers.py``), and the fewest are changed so."""
 
 
+MOST = 2.0**12
+"""The largest factor: what lies that far below the largest channel is noise, and scales stay far from float32's end."""
+
+
 @torch.no_grad()
 def set_channel_factors(prepared: GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Choose the factors from data, computed in float, in place; ranges that were observed before are void.
@@ -57,8 +61,10 @@ def set_channel_factors(prepared: GraphModule, inputs: tuple[Tensor, ...]) -> No
             handle.remove()
     for module in modules:
         _, reached = extremes_over_ranks(reach[module], reach[module])
-        typical = (LARGEST * reached.median()).clamp(min=torch.finfo(torch.float32).tiny)
-        module.set_factors(torch.exp2(torch.log2((reached / typical).clamp(min=1.0)).ceil()))
+        alive = reached[reached > 0]  # of a pruned layer most channels may be zero throughout
+        if len(alive):
+            typical = torch.maximum(LARGEST * alive.median(), alive.max() / MOST)
+            module.set_factors(torch.exp2(torch.log2((reached / typical).clamp(min=1.0)).ceil()))
 
 
 @torch.no_grad()
