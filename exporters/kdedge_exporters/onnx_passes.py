@@ -169,7 +169,9 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not _computes_floats(node) or is_fused_relu(node):
             continue
         name = node.outputs[0].name or node.op_type
-        if node.op_type not in _INTEGER_OPS:
+        if _only_layer_norms_read(node):
+            reason = "only layer norms read it, which are float"
+        elif node.op_type not in _INTEGER_OPS:
             reason = f"ONNX Runtime has no integer kernel for {node.op_type} on a CPU"
         elif not between_qdq(node):
             reason = "an input or the output is float"
@@ -177,6 +179,12 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
             continue
         found.append({"name": name, "op": node.op_type, "reason": reasons.get(name, reason)})
     return found
+
+
+def _only_layer_norms_read(node: ir.Node) -> bool:
+    """Whether it is a sum, or a factor in one, that the quantiser left to the layer norm behind it."""
+    readers = [use.node for use in node.outputs[0].uses()] if node.op_type in ("Add", "Sum", "Mul") else []
+    return bool(readers) and all(r.op_type == "LayerNormalization" or _only_layer_norms_read(r) for r in readers)
 
 
 def _computes_floats(node: ir.Node) -> bool:

@@ -75,6 +75,8 @@ def test_float_ops_are_layer_norms_and_what_a_runtime_lacks(result: ExportResult
         "tflite": {"MEAN", "SQUARED_DIFFERENCE", "RSQRT", "ADD", "SUB", "MUL"},
     }
     assert found <= allowed[result.format]
+    reasons = {op["reason"] for op in result.float_ops if op["op"] == "Sum"}
+    assert reasons == ({"only layer norms read it, which are float"} if result.format == "onnx" else set())
 
 
 def test_any_number_of_texts_in_the_order_of_the_names(result: ExportResult, bundle: Bundle) -> None:
