@@ -242,7 +242,7 @@ class DistillationRecipe:
         temperature: T, softens both logits.
         alpha: Weight of the teacher; 0 trains the student alone (the teacher is then not needed).
         loss: Between the softened logits: ``kd`` (KL), or ``dkd``, which weighs the right class and the order among
-            the others apart (Zhao et al. 2022, arXiv:2203.08679).
+            the others apart (Zhao et al. 2022, arXiv:2203.08679). QAT has ``kd`` always.
         dkd_alpha: Of ``dkd``: weight of the right class.
         dkd_beta: Of ``dkd``: weight of the others.
         hidden_weight: Weight of the loss between hidden states of student and teacher, text nets alone; 0 for none.
@@ -320,7 +320,7 @@ class ToleranceRecipe:
 
     Attributes:
         int8_drop: Fall of the int8 student's accuracy below the float student's (F1 in question answering) from
-            which `kdedge export` says so and names what to look at.
+            which `kdedge distill` and `kdedge export` say so and name the tensors that cost most.
         artifact_drop: Largest fall of an artifact's accuracy below its student's in torch, beyond a single sample;
             None is 0.003, and 0.005 for text.
         agreement: Least share of samples on which artifact and student choose the same class.

@@ -10,6 +10,7 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
+from kdedge.cli.int8_loss import say_trained_loss
 from kdedge.cli.options import CacheDir, Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def distill(
         raise
     if not speaks():
         return
+    with output.libraries_on_stderr():
+        say_trained_loss(result.bundle, data)
     if as_json:
         output.document(result.to_dict())
     else:

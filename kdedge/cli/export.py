@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
+from kdedge.cli.int8_loss import explained, named, say_loss, say_trained_loss
 from kdedge.cli.options import Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
-    from kdedge.quantize import TensorError
     from kdedge_exporters import ExportResult
     from kdedge_exporters.layers import LayerDifference
     from kdedge_exporters.parity import ParityRecord
@@ -86,7 +86,8 @@ def export(
         if calibrate is not None:
             loaded = calibrated(loaded, data, calibrate, activations)
         errors = explained(loaded, data, split) if explain_quantization else None
-    warn_of_loss(loaded, precision)
+        if precision == "int8" and loaded.calibration is None:
+            say_trained_loss(loaded, data, split, errors)
     if errors is not None and not as_json:
         from kdedge.quantize import in_lines
 
@@ -107,7 +108,9 @@ def export(
             for line in layer_lines(layers):
                 output.result(line)
     if loaded.calibration is not None and result.parity is not None:
-        _warn(loaded, result.parity.scores_student, result.parity.scores_float)
+        with output.libraries_on_stderr():
+            scores = result.parity.scores_student, result.parity.scores_float
+            say_loss(loaded, *scores, data=data, split=split, errors=errors)
     if as_json:
         found = {} if errors is None else {"quantization_error": [error.to_dict() for error in errors]}
         compared = {"layers": [layer.to_dict() for layer in layers]} if debug_layers else {}
@@ -117,29 +120,6 @@ def export(
 
 
 CALIBRATION_BATCH = 32
-EXPLAINED_MACS = 5e11
-"""Multiply-accumulates that explaining may take; the net runs once for each of its tensors."""
-EXPLAINED_SAMPLES = (4, 256)
-"""Fewest and most samples for it, whatever the net."""
-
-
-def warn_of_loss(bundle: Bundle, precision: str) -> None:
-    """Say where quantising cost more of the deciding figure than the recipe tolerates; export goes on all the same."""
-    metrics = bundle.manifest.get("metrics", {}) if precision == "int8" and bundle.calibration is None else {}
-    _warn(bundle, metrics.get("student_int8"), metrics.get("student_float"))
-
-
-def _warn(bundle: Bundle, int8: dict[str, Any] | None, float_: dict[str, Any] | None) -> None:
-    from kdedge.metrics import scores_from_dict
-
-    if int8 is None or float_ is None:
-        return
-    (figure, ours), (_, theirs) = scores_from_dict(int8).leading, scores_from_dict(float_).leading
-    if theirs - ours > bundle.recipe.tolerance.int8_drop:
-        output.line(
-            f"note: {figure.replace('_', ' ')} of the int8 student is {ours:.4f}, of the float one {theirs:.4f}: "
-            f"--explain-quantization shows which tensors cost most"
-        )
 
 
 def calibrated(bundle: Bundle, data: str | None, count: int, activations: str) -> Bundle:
@@ -160,34 +140,6 @@ def calibrated(bundle: Bundle, data: str | None, count: int, activations: str) -
     order = torch.randperm(len(found.data), generator=torch.Generator().manual_seed(bundle.recipe.seed))
     rows = (found.data.take(index).columns for index in torch.split(order[:count], CALIBRATION_BATCH))
     return bundle.calibrated(map(found.preprocessing.prepare, rows), activations)  # type: ignore[arg-type]
-
-
-def explained(bundle: Bundle, data: str | None, split: str) -> list[TensorError]:
-    """The error of every quantised tensor on samples spread over a split, the costliest first.
-
-    Raises:
-        KdedgeError: the bundle is float, or its data are missing.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from kdedge.cli import samples
-    from kdedge.inputs import examples
-    from kdedge.quantize import explain, qparams
-
-    output.line("measuring what each quantised tensor costs: one pass of the net a tensor")
-    prepared = bundle.qat_student()
-    found = samples.for_bundle(bundle, data, split)
-    inputs = examples(bundle.inputs, 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        bundle.float_student()(*inputs)
-    affordable = EXPLAINED_MACS / (counter.get_total_flops() / 2 * len(qparams(prepared)) + 1)
-    fewest, most = EXPLAINED_SAMPLES
-    count = min(max(fewest, int(affordable)), most, len(found.data))
-    # Spread over the split, which may stand in the order of its classes.
-    some = found.data.take(torch.arange(count) * len(found.data) // count)
-    batches = zip(*(torch.split(x, 16) for x in found.preprocessing.prepare(some.columns)), strict=True)
-    return explain(prepared, list(batches))
 
 
 COMPARED_LAYERS = 8
@@ -252,7 +204,7 @@ def export_with_parity(
     except ParityError as error:
         if precision != "int8":
             raise
-        worst = ", ".join(tensor.name for tensor in explained(bundle, data, split)[:3])
+        worst = named(explained(bundle, data, split))
         cure = f"{error.cure}. Most noise comes from {worst}: see --explain-quantization"
         raise ParityError(error.what, where=error.where, cure=cure) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from kdedge.bundle import Bundle
 from tests import warm
-from tests.conftest import WITH_TESTS
+from tests.conftest import SMALL, WITH_TESTS
 
 from kdedge_agent.onnx_session import exact_here
 
@@ -155,20 +154,24 @@ def test_export_calibrated_symmetric_and_of_pixels(
     refused(kdedge(environment, *export, "--activations", "symmetric"), "zero point 0", "--calibrate 500")
 
 
-def test_export_says_when_quantising_cost_more_than_the_recipe_tolerates(
-    small_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+def test_distill_and_export_say_when_quantising_cost_more_than_the_recipe_tolerates(
+    small_bundle: Bundle, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    from kdedge.cli.export import warn_of_loss
-
-    metrics = small_bundle.manifest["metrics"]
-    better = {**metrics["student_float"], "accuracy": metrics["student_int8"]["accuracy"] + 0.03}
-    warn_of_loss(small_bundle, "float32")
-    assert capsys.readouterr().err == ""
-    lossy = dataclasses.replace(
-        small_bundle, manifest={**small_bundle.manifest, "metrics": {**metrics, "student_float": better}}
+    settings = [f"--set={setting}" for setting in (*SMALL, "qat.training.learning_rate=10")]
+    reuse = ("--reuse", small_bundle.path.parent)
+    diverged = kdedge(environment, "distill", "digits", *settings, "--out", tmp_path / "run", *reuse, "--json")
+    metrics = document(diverged)["metrics"]
+    drop = "note: accuracy of the int8 student is {:.4f}, of the float one {:.4f}. Most noise comes from ".format(
+        metrics["student_int8"]["accuracy"], metrics["student_float"]["accuracy"]
     )
-    warn_of_loss(lossy, "int8")
-    assert "note: accuracy of the int8 student is" in capsys.readouterr().err
+    (note,) = [line for line in diverged.stderr.splitlines() if line.startswith("note: accuracy")]
+    assert note.startswith(drop)
+    export = ("export", tmp_path / "run" / "bundle", "--format", "onnx", "--out", tmp_path / "a.onnx", "--json")
+    exported = kdedge(environment, *export, "--explain-quantization", "--tolerance", "1", "--agreement", "0")
+    worst = ", ".join(error["name"] for error in document(exported)["quantization_error"][:3])
+    assert note in exported.stderr.splitlines() and f"{drop}{worst}: see" in note
+    kept = kdedge(environment, *export[:-2], tmp_path / "b.onnx", "--precision", "float32", "--json")
+    assert document(kept) and "note: accuracy" not in kept.stderr
 
 
 def test_eval_is_one_path_for_bundle_and_artifacts(
