@@ -204,6 +204,20 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class QatTrainingRecipe(TrainingRecipe):
+    """The stage of QAT: as any other, but for two defaults.
+
+    Attributes:
+        weight_decay: Not applied to biases and normalisation; 0 here, since decay fights the scales.
+        gradient_clip: Largest norm of the gradient; 0 for none. Frozen batch norms do not bear the steps that the float
+            stage took: without it SGD brought a student to chance that keeps its accuracy with it.
+    """
+
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """A net and how it is trained.
 
@@ -291,7 +305,7 @@ class QatRecipe:
     """Quantization-aware training from the converged float student.
 
     Attributes:
-        training: Its stage; weight decay 0 by default, since decay fights the scales.
+        training: Its stage.
         observer_fraction: Share of the steps in which the activation ranges still move; frozen after.
         teacher: Whose logits are followed: ``teacher`` (where there is an assistant, that), the float ``student``,
             ``both`` (their mean) or ``none``.
@@ -301,7 +315,7 @@ class QatRecipe:
             wherever a tensor has one sign, as after a ReLU.
     """
 
-    training: TrainingRecipe
+    training: QatTrainingRecipe
     observer_fraction: float = 0.5
     teacher: QatTeacher = "teacher"
     alpha: float = 0.5

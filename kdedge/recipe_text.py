@@ -32,9 +32,13 @@ def recipe_toml(recipe: DistillRecipe) -> str:
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
-    """Name -> text of the entries under "Attributes:" of a class's docstring, in order, each in one line."""
+    """Name -> text of the entries under "Attributes:" of a class's docstring, in order, each in one line.
+
+    What a class does not tell itself, the class that it is made from tells.
+    """
+    base = cls.__base__
+    texts: dict[str, str] = attribute_texts(base) if dataclasses.is_dataclass(base) else {}
     _, _, section = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
-    texts: dict[str, str] = {}
     for line in textwrap.dedent(section).splitlines():
         entry = _ENTRY.fullmatch(line)
         if entry:
