@@ -1,4 +1,4 @@
-"""What a recipe reaches, by the commands that users type: teacher, student alone, student distilled, int8, artifacts.
+"""What a recipe reaches by the commands that users type: teacher, assistant, student alone, distilled, int8, artifacts.
 
 For each seed: `kdedge distill` as the recipe says, and once more for the same student on labels alone; `kdedge export`
 and `kdedge eval` for both formats. `--against NAME KEY=VALUE ...` adds a run with other settings, such as another loss;
@@ -36,8 +36,9 @@ from kdedge.metrics import WORDS
 from kdedge.recipe_file import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-TEACHER, ALONE, DISTILLED, INT8 = "teacher", "student alone (labels)", "student, distilled", "student, int8 (torch)"
-STUDENTS = {TEACHER: "teacher", DISTILLED: "student_float", INT8: "student_int8"}
+TEACHER, ASSISTANT = "teacher", "assistant"
+ALONE, DISTILLED, INT8 = "student alone (labels)", "student, distilled", "student, int8 (torch)"
+METRICS = {TEACHER: "teacher", ASSISTANT: "assistant", DISTILLED: "student_float", INT8: "student_int8"}
 ARTIFACTS = {"onnx": "int8 ONNX", "tflite": "int8 TFLite"}
 NO_TEACHER = ["distillation.alpha=0", "distillation.hidden_weight=0", "distillation.attention_weight=0"]
 
@@ -84,7 +85,7 @@ class Seed:
     def distilled(self) -> None:
         """The recipe as it is, and both artifacts of it."""
         done = self.distill("distilled")
-        scores = {role: done["metrics"][key] for role, key in STUDENTS.items()}
+        scores = {role: done["metrics"][key] for role, key in METRICS.items() if key in done["metrics"]}
         parity = {}
         for format_, role in ARTIFACTS.items():
             artifact = str(self.out / f"student-int8.{format_}")
@@ -165,8 +166,8 @@ def table(recipe: str, runs: list[dict[str, Any]]) -> str:
         "|---" * (1 + len(figures)) + "|",
     ]
     shared = [role for role in first["scores"] if all(role in run["scores"] for run in runs)]
-    others = [role for role in shared if role not in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values())]
-    for role in (TEACHER, ALONE, DISTILLED, INT8, *ARTIFACTS.values(), *others):
+    rows = [role for role in (TEACHER, ASSISTANT, ALONE, DISTILLED, INT8, *ARTIFACTS.values()) if role in shared]
+    for role in [*rows, *(role for role in shared if role not in rows)]:
         cells = [mean_and_spread([run["scores"][role][figure] for run in runs], 4) for figure in figures]
         lines.append(f"| {role} | {' | '.join(cells)} |")
     leading = figures[-1] if "exact_match" in figures else figures[0]

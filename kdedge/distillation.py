@@ -25,9 +25,9 @@ from kdedge.inputs import examples, output_count
 from kdedge.metrics import in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
 from kdedge.ranks import joined
-from kdedge.recipe import DistillationRecipe, DistillRecipe, ModelRecipe
-from kdedge.run_figures import DistillResult, run_figures
-from kdedge.run_folder import RunFolder
+from kdedge.recipe import DistillationRecipe, DistillRecipe, ModelRecipe, TrainingRecipe
+from kdedge.run_figures import DistillResult, run_figures, together
+from kdedge.run_folder import RunFolder, stage_file
 from kdedge.stage_hashes import stage_hashes
 from kdedge.students import build_student, preprocessing_of, projection
 from kdedge.tasks import NOUNS
@@ -183,12 +183,47 @@ class _Pipeline:
         if found.to_train is None:
             self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
         else:
-            figures = self._train(net, Stage.alone("teacher", found.to_train.training))
+            figures = self._generations(net, recipe.teacher.generations, found.to_train.training)
             if self.setting.ranks.writes:
                 save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
             self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
         self._say("teacher", f"{found.name}: ")
         return self._frozen(net)
+
+    def _generations(self, net: nn.Module, count: int, training: TrainingRecipe) -> dict[str, Any]:
+        """Train a teacher in place, each generation after the first by the one before; what all of them cost."""
+        stage, spent = Stage.alone("teacher" if count == 1 else "teacher_1", training), []
+        for number in range(1, count):
+            path = self.run.folder / stage_file(stage.name)
+            if self.run.finished(stage.name) and path.exists():
+                load_tensors(net, path)
+            else:
+                figures = self._train(net, stage)
+                if self.setting.ranks.writes:
+                    save_tensors(net, path)
+                self.run.finish(stage.name, spent=figures, **self._test(net))
+                self._say(stage.name)
+            spent.append(self.run.state["finished"][stage.name]["spent"])
+            name = "teacher" if number + 1 == count else f"teacher_{number + 1}"
+            whole = dataclasses.replace(training, start_depth=1.0)  # its blocks have joined
+            before = self._frozen(copy.deepcopy(net))
+            stage = self._following(net, before, name, whole, self.recipe.distillation)
+        return together([*spent, self._train(net, stage)])
+
+    def _following(
+        self, net: nn.Module, guide: nn.Module, name: str, training: TrainingRecipe, wish: DistillationRecipe
+    ) -> Stage:
+        """A stage in which one net follows another."""
+        objective = Objective(wish, training.label_smoothing)
+        return Stage(
+            name,
+            training,
+            (guide,),
+            objective,
+            projection=projection(net, guide, wish) if objective.needs_states else None,
+            guide_precision=wish.teacher_precision,
+            cached_views=wish.cached_views,
+        )
 
     def assistant(self, teacher: nn.Module | None) -> nn.Module | None:
         """Whom the student follows: the recipe's assistant in eval mode, the teacher where there is none."""
@@ -200,16 +235,8 @@ class _Pipeline:
         if self.run.finished("assistant") and path.exists():
             load_tensors(net, path)
         else:
-            objective = Objective(_of_logits(recipe.distillation), recipe.assistant.training.label_smoothing)
-            stage = Stage(
-                "assistant",
-                recipe.assistant.training,
-                (teacher,),
-                objective,
-                guide_precision=recipe.distillation.teacher_precision,
-                cached_views=recipe.distillation.cached_views,
-            )
-            figures = self._train(net, stage)
+            wish = _of_logits(recipe.distillation)
+            figures = self._train(net, self._following(net, teacher, "assistant", recipe.assistant.training, wish))
             if self.setting.ranks.writes:
                 save_tensors(net, path)
             self.run.finish("assistant", name=recipe.assistant.model, **figures, **self._test(net))
@@ -228,18 +255,12 @@ class _Pipeline:
         if self.run.finished("student") and path.exists():
             load_tensors(net, path)
             return net.eval()
-        objective = Objective(recipe.distillation, recipe.student.training.label_smoothing)
-        stored = None if teacher is None else self._stored(teacher)
-        stage = Stage(
-            "student",
-            recipe.student.training,
-            () if teacher is None else (teacher,),
-            objective,
-            projection=projection(net, teacher, recipe.distillation) if objective.needs_states else None,
-            guide_precision=recipe.distillation.teacher_precision,
-            cached_views=recipe.distillation.cached_views,
-            stored=stored,
-        )
+        training, stored = recipe.student.training, None if teacher is None else self._stored(teacher)
+        if teacher is None:
+            stage = Stage.alone("student", training)
+        else:
+            stage = self._following(net, teacher, "student", training, recipe.distillation)
+        stage = dataclasses.replace(stage, stored=stored)
         figures = self._train(net, stage)
         if stored is not None:
             stored.close()

@@ -249,6 +249,23 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
+class TeacherRecipe(ModelRecipe):
+    """The teacher, and how it is trained.
+
+    Attributes:
+        generations: How often a teacher that is trained here goes through its stage: from the second time on it
+            follows itself of the time before, by the losses that the student follows a teacher by (born-again
+            networks, Furlanello et al. 2018, arXiv:1805.04770), and goes on from its weights.
+    """
+
+    generations: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.generations >= 1, "generations", "must be 1 or more")
+
+
+@dataclass(frozen=True)
 class DistillationRecipe:
     """The loss: alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * CE (Hinton et al. 2015), and what is added.
 
@@ -375,7 +392,7 @@ class DistillRecipe:
     name: str
     description: str
     data: DataRecipe
-    teacher: ModelRecipe
+    teacher: TeacherRecipe
     student: ModelRecipe
     qat: QatRecipe
     assistant: ModelRecipe | None = None

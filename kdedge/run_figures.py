@@ -61,3 +61,13 @@ def run_figures(finished: dict[str, Any], sources: Sequence[str]) -> dict[str, A
         "energy_sources": list(sources),
         "unmeasured": unmeasured,
     }
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds and joules of a stage that was trained in parts; the joules are known where those of every part are."""
+    energy_j = [part["energy_j"] for part in parts]
+    return {
+        "time_s": sum(part["time_s"] for part in parts),
+        "energy_j": None if None in energy_j else sum(energy_j),
+        "energy_reason": next((part["energy_reason"] for part in parts if part["energy_j"] is None), None),
+    }

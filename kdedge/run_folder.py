@@ -20,6 +20,11 @@ STAGE_FILES = {
 """Stage -> the folder or file of a run that holds what it trained."""
 
 
+def stage_file(stage: str) -> str:
+    """The same of any stage, an earlier generation of the teacher among them."""
+    return STAGE_FILES.get(stage, f"checkpoints/{stage}.safetensors")
+
+
 class RunFolder:
     """What is finished, with its figures; written after every stage.
 
@@ -103,7 +108,7 @@ class RunFolder:
             raise UserError(f"--reuse: {what}", where=other, cure="Give the folder of an earlier run (its --out)")
         finished = cast("dict[str, Any]", read_json(path)).get("finished", {})
         taken = []
-        for stage, name in STAGE_FILES.items():
+        for stage, name in ((stage, stage_file(stage)) for stage in self.made_of):
             figures, source, target = finished.get(stage, {}), other / name, self.folder / name
             alike = figures.get("made_of") is not None and figures["made_of"] == self.made_of.get(stage)
             if not alike or not source.exists() or self.finished(stage):

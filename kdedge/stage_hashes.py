@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -28,14 +29,26 @@ def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, d
     shared = (recipe.task, recipe.seed, fingerprint, recipe.augment, recipe.text, device, library_versions(), given)
     followed = Objective(recipe.distillation).needs_guides
     # A text student that learns alone still starts from the layers of the teacher's checkpoint.
-    before = _sha256(*shared, recipe.teacher) if followed else _sha256(recipe.teacher.model)
-    hashes = {"teacher": before} if followed else {}
+    hashes = _of_teacher(recipe, shared) if followed else {}
+    before = hashes.get("teacher") or _sha256(recipe.teacher.model)
     if followed and recipe.assistant is not None:
         assistant = recipe.assistant
         before = _sha256(*shared, assistant, _content(assistant.model), recipe.distillation, before)
         hashes["assistant"] = before
     hashes["student"] = _sha256(*shared, recipe.student, _content(recipe.student.model), recipe.distillation, before)
     hashes["qat"] = _sha256(hashes["student"], recipe.qat)
+    return hashes
+
+
+def _of_teacher(recipe: DistillRecipe, shared: tuple[Any, ...]) -> dict[str, str]:
+    """The hashes of its generations, the last under ``teacher``; the first learns from labels alone."""
+    first = _sha256(*shared, dataclasses.replace(recipe.teacher, generations=1))
+    if recipe.teacher.generations == 1:
+        return {"teacher": first}
+    hashes = {"teacher_1": first}
+    for number in range(2, recipe.teacher.generations + 1):
+        name = "teacher" if number == recipe.teacher.generations else f"teacher_{number}"
+        hashes[name] = _sha256(hashes[f"teacher_{number - 1}"], recipe.distillation)
     return hashes
 
 

@@ -149,8 +149,9 @@ def _fitted_text(
 
 def _model_recipe(values: dict[str, Any]) -> ModelRecipe:
     """A ModelRecipe from a card's plain values, with the recipe reader's checks."""
-    blank = {"name": "card", "description": "", "data": {"name": "-"}, "qat": {"training": {"epochs": 0}}}
-    return recipe_from_dict({**blank, "teacher": values, "student": values}).teacher
+    none = {"training": {"epochs": 0}}
+    blank = {"name": "card", "description": "", "data": {"name": "-"}, "student": {"model": "-", **none}, "qat": none}
+    return recipe_from_dict({**blank, "teacher": values}).teacher
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
