@@ -8,6 +8,7 @@ import pytest
 from kdedge.errors import RecipeError
 from kdedge.files import read_json, sha256_file
 from kdedge.recipe_file import load_recipe
+from kdedge.run_figures import together
 from tests.unit.test_assistant import NETS, StopsIn
 from tests.unit.test_reuse import finished, reused, run
 
@@ -66,3 +67,10 @@ def test_the_key_is_the_teachers_alone() -> None:
         load_recipe("digits", ["teacher.generations=0"])
     with pytest.raises(RecipeError, match=r"unknown recipe key 'student\.generations'"):
         load_recipe("digits", ["student.generations=2"])
+
+
+def test_the_joules_of_all_generations_are_known_where_those_of_each_are() -> None:
+    first = {"time_s": 2.0, "energy_j": 30.0, "energy_reason": None}
+    last = {"time_s": 3.0, "energy_j": None, "energy_reason": "no counter"}
+    assert together([first, first]) == {"time_s": 4.0, "energy_j": 60.0, "energy_reason": None}
+    assert together([first, last]) == {"time_s": 5.0, "energy_j": None, "energy_reason": "no counter"}
