@@ -73,12 +73,12 @@ def distill(
         raise
     if not speaks():
         return
-    with output.libraries_on_stderr():
-        say_trained_loss(result.bundle, data)
     if as_json:
         output.document(result.to_dict())
     else:
         _summary(result, time.monotonic() - started)
+    with output.libraries_on_stderr():
+        say_trained_loss(result.bundle, data)
 
 
 def _summary(result: DistillResult, elapsed_s: float) -> None:

@@ -170,6 +170,8 @@ def test_distill_and_export_say_when_quantising_cost_more_than_the_recipe_tolera
     exported = kdedge(environment, *export, "--explain-quantization", "--tolerance", "1", "--agreement", "0")
     worst = ", ".join(error["name"] for error in document(exported)["quantization_error"][:3])
     assert note in exported.stderr.splitlines() and f"{drop}{worst}: see" in note
+    lost = kdedge(environment, "distill", "digits", *settings, "--out", tmp_path / "run", "--resume")
+    assert lost.returncode == 0 and note in lost.stderr.splitlines()
     kept = kdedge(environment, *export[:-2], tmp_path / "b.onnx", "--precision", "float32", "--json")
     assert document(kept) and "note: accuracy" not in kept.stderr
 
