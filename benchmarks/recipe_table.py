@@ -13,8 +13,8 @@ Long: as long as the recipe. Interrupted, it goes on where it was.
 Run: python benchmarks/recipe_table.py vectors-mlp --out runs/vectors --seeds 0 1 2
      python benchmarks/recipe_table.py cifar10-cpu --data ../shared/data/cifar10 --out runs/cifar10 [--seeds 0 1 2]
      python benchmarks/recipe_table.py cifar10-cpu --data ... --out ... --name cifar10-cpu-5000 \
-         --set data.train_limit=5000 --teacher runs/cifar10/seed0/distilled/teacher --against DKD distillation.loss=dkd \
-         --against "QAT from both" qat.teacher=both --against "QAT on labels" qat.teacher=none qat.alpha=0
+         --set data.train_limit=5000 --teacher runs/cifar10/seed0/distilled/teacher \
+         --against DKD distillation.loss=dkd --against "QAT from both" qat.teacher=both
 """
 
 from __future__ import annotations
