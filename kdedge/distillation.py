@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,17 +184,17 @@ class _Pipeline:
         if found.to_train is None:
             self.run.finish("teacher", name=found.name, trained_here=False, **self._test(net))
         else:
-            figures = self._generations(net, recipe.teacher.generations, found.to_train.training)
+            figures = self._generations(net, recipe.teacher.stages, found.to_train.training)
             if self.setting.ranks.writes:
                 save_teacher(folder, net, found.to_train, self.splits, self.preprocessing)
             self.run.finish("teacher", name=found.name, trained_here=True, **figures, **self._test(net))
         self._say("teacher", f"{found.name}: ")
         return self._frozen(net)
 
-    def _generations(self, net: nn.Module, count: int, training: TrainingRecipe) -> dict[str, Any]:
+    def _generations(self, net: nn.Module, names: Sequence[str], training: TrainingRecipe) -> dict[str, Any]:
         """Train a teacher in place, each generation after the first by the one before; what all of them cost."""
-        stage, spent = Stage.alone("teacher" if count == 1 else "teacher_1", training), []
-        for number in range(1, count):
+        stage, spent = Stage.alone(names[0], training), []
+        for following in names[1:]:
             path = self.run.folder / stage_file(stage.name)
             if self.run.finished(stage.name) and path.exists():
                 load_tensors(net, path)
@@ -204,10 +205,9 @@ class _Pipeline:
                 self.run.finish(stage.name, spent=figures, **self._test(net))
                 self._say(stage.name)
             spent.append(self.run.state["finished"][stage.name]["spent"])
-            name = "teacher" if number + 1 == count else f"teacher_{number + 1}"
             whole = dataclasses.replace(training, start_depth=1.0)  # its blocks have joined
             before = self._frozen(copy.deepcopy(net))
-            stage = self._following(net, before, name, whole, self.recipe.distillation)
+            stage = self._following(net, before, following, whole, self.recipe.distillation)
         return together([*spent, self._train(net, stage)])
 
     def _following(

@@ -264,6 +264,11 @@ class TeacherRecipe(ModelRecipe):
         super().__post_init__()
         _check(self.generations >= 1, "generations", "must be 1 or more")
 
+    @property
+    def stages(self) -> list[str]:
+        """The stage of each generation, the last ``teacher``."""
+        return [*(f"teacher_{number}" for number in range(1, self.generations)), "teacher"]
+
 
 @dataclass(frozen=True)
 class DistillationRecipe:

@@ -42,13 +42,10 @@ def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, d
 
 def _of_teacher(recipe: DistillRecipe, shared: tuple[Any, ...]) -> dict[str, str]:
     """The hashes of its generations, the last under ``teacher``; the first learns from labels alone."""
-    first = _sha256(*shared, dataclasses.replace(recipe.teacher, generations=1))
-    if recipe.teacher.generations == 1:
-        return {"teacher": first}
-    hashes = {"teacher_1": first}
-    for number in range(2, recipe.teacher.generations + 1):
-        name = "teacher" if number == recipe.teacher.generations else f"teacher_{number}"
-        hashes[name] = _sha256(hashes[f"teacher_{number - 1}"], recipe.distillation)
+    first, *others = recipe.teacher.stages
+    hashes = {first: _sha256(*shared, dataclasses.replace(recipe.teacher, generations=1))}
+    for before, stage in zip([first, *others], others, strict=False):
+        hashes[stage] = _sha256(hashes[before], recipe.distillation)
     return hashes
 
 

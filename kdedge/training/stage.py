@@ -22,7 +22,8 @@ class Stage:
     """One pass of the loop.
 
     Attributes:
-        name: ``teacher``, ``assistant``, ``student`` or ``qat``; seeds and files are named by it.
+        name: ``teacher`` (``teacher_1`` and so on before its last generation), ``assistant``, ``student`` or ``qat``;
+            seeds and files are named by it.
         training: Its hyper-parameters.
         guides: Nets in eval mode whose mean logits are followed; none for plain cross-entropy.
         objective: What is minimised.
