@@ -22,6 +22,7 @@ __all__ = [
     "Windows",
     "account",
     "integrate",
+    "needed_s",
     "period_s",
     "settle_s",
     "wanted_s",
@@ -40,6 +41,8 @@ TARGET = 0.01
 """Half-width, relative to the mean, that a window grows for."""
 SURPLUS = 1.25
 """A window grows by so much more, because its beginning knows the scatter no better."""
+RATE_MARGIN = 1.02
+"""A window is made so much longer than its periods: what is read after it may tell of a slightly slower sensor."""
 COVERS_95 = (
     "sampling, sensor resolution, timing, bursts in step, gaps and drift of idle; not the calibration of the sensor"
 )
@@ -69,11 +72,19 @@ def wanted_s(source: PowerSource, samples: Sequence[PowerSample], bounds: Tuple[
     """
     seconds = bounds[1] - bounds[0]
     readings = Readings(source, samples)
-    wanted = window_s(seconds, readings.rate.period_s)
+    wanted = window_s(seconds, RATE_MARGIN * readings.rate.period_s)
     load = readings.mean_power(bounds) if source.total_rails else None
     if load is None or load.watts <= 0:
         return wanted
     return max(wanted, min(MAX_WINDOW_S, seconds * SURPLUS * (load.error_w["sampling"] / (TARGET * load.watts)) ** 2))
+
+
+def needed_s(source: PowerSource, samples: Sequence[PowerSample], seconds: float) -> float:
+    """Length in seconds of a window of so many seconds that has 100 periods of the sensor as it is read by now.
+
+    May be asked again and again: it does not look at the power.
+    """
+    return window_s(seconds, RATE_MARGIN * period_s(source, samples))
 
 
 def period_s(source: PowerSource, samples: Sequence[PowerSample]) -> float:

@@ -12,9 +12,6 @@ from kdedge_agent.power_source import PowerSource
 from kdedge_agent.run_request import RunRequest
 from kdedge_agent.server import Desk
 
-START_MARGIN_S = 0.2
-"""The worker starts its window a moment after it is told to: without a margin the window would be too short."""
-
 Bounds = Tuple[float, float]
 
 
@@ -54,7 +51,7 @@ def measured(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optio
 def held_for_meter(desk: Desk, asked: RunRequest) -> energy.Windows:
     """Idle, load, idle, as long as the host wants them; their bounds on this machine's monotonic clock."""
     idle_before = _idle(desk, asked.idle_s, "idle before")
-    loaded = _load(desk, asked.power_window_s, 0.0, lambda _: asked.power_window_s)
+    loaded = _load(desk, asked.power_window_s, 0.0, lambda _: asked.power_window_s, lambda seconds: seconds)
     idle_after = _idle(desk, asked.idle_s, "idle after")
     return _bounded(idle_before, loaded, idle_after)
 
@@ -72,7 +69,14 @@ def _windows(desk: Desk, asked: RunRequest, source: PowerSource, sampler: energy
     if longer_s > idle_s:
         idle_before = idle_before[0] + settle_s, _idle(desk, longer_s + settle_s - idle_s, "idle before")[1]
     first_s = energy.window_s(asked.power_window_s, period_s)
-    loaded = _load(desk, first_s, settle_s, lambda bounds: energy.wanted_s(source, sampler.samples(), bounds))
+    loaded = _load(
+        desk,
+        first_s,
+        settle_s,
+        lambda bounds: energy.wanted_s(source, sampler.samples(), bounds),
+        # On a busy board readings come late, and later still while the window grows.
+        lambda seconds: energy.needed_s(source, sampler.samples(), seconds),
+    )
     _idle(desk, settle_s, "idle after")
     idle_after = _idle(desk, longer_s, "idle after")
     return _bounded(idle_before, loaded, idle_after)
@@ -92,28 +96,43 @@ def _idle(desk: Desk, seconds: float, phase: str) -> Tuple[float, float]:
     return begin, time.monotonic()
 
 
-def _load(desk: Desk, seconds: float, settle_s: float, wanted_s: Callable[[Bounds], float]) -> Dict[str, Any]:
+def _load(
+    desk: Desk, seconds: float, settle_s: float, longer_s: Callable[[Bounds], float], needed_s: Callable[[float], float]
+) -> Dict[str, Any]:
     """Let the worker infer for so many seconds, or as many as are wanted then; how often it did, between which moments.
 
+    ``longer_s`` is asked once, when the window is ``seconds`` long. ``needed_s`` is asked at every end that the window
+    seems to have: it may not look at the power, only at what makes a window of that length too short.
     Before and after them it infers for ``settle_s`` seconds more.
     """
     worker = desk.worker
     if worker is None:
         raise AgentFailure("internal", "no worker for the power window")
     worker.send({"type": "load", "settle_s": settle_s})
-    begin = time.monotonic() + settle_s
-    _pass(desk, begin, begin + seconds + START_MARGIN_S)
-    _pass(desk, begin, begin + wanted_s((begin + START_MARGIN_S, begin + seconds + START_MARGIN_S)) + START_MARGIN_S)
+    begin = float(_said(desk, "loading", seconds)["begin_s"])
+    _pass(desk, begin, seconds)
+    seconds = longer_s((begin, begin + seconds))
+    _pass(desk, begin, seconds)
+    needed = needed_s(seconds)
+    while needed > seconds:
+        seconds = needed
+        _pass(desk, begin, seconds)
+        needed = needed_s(seconds)
     worker.send({"type": "stop"})
+    return _said(desk, "loaded", seconds, seconds)
+
+
+def _said(desk: Desk, kind: str, seconds: float, done_s: float = 0.0) -> Dict[str, Any]:
+    """The worker's next message of a kind, waited for."""
     while True:
         message = desk.worker_says(GLANCE_EVERY_S)
-        if message is not None and message["type"] == "loaded":
+        if message is not None and message["type"] == kind:
             return message
+        desk.progress("power", int(done_s), int(seconds))
+
+
+def _pass(desk: Desk, begin: float, seconds: float) -> None:
+    """Let time pass until so many seconds after a moment, telling how many have."""
+    while time.monotonic() < begin + seconds:
         desk.progress("power", int(time.monotonic() - begin), int(seconds))
-
-
-def _pass(desk: Desk, begin: float, until: float) -> None:
-    """Let time pass until a moment, telling how much of it has since another."""
-    while time.monotonic() < until:
-        desk.progress("power", max(0, int(time.monotonic() - begin)), int(until - begin))
-        desk.worker_says(min(GLANCE_EVERY_S, max(0.0, until - time.monotonic())))
+        desk.worker_says(min(GLANCE_EVERY_S, max(0.0, begin + seconds - time.monotonic())))

@@ -16,6 +16,8 @@ Point = Tuple[float, float]
 
 MIN_CHANGES = 5
 """Fewer changes of the value than this say nothing about a rate."""
+STRIDE = 10
+"""Readings lie at random places in their periods: a distance over ten of them knows the period ten times better."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class SensorRate:
 
     Attributes:
         period_s: Seconds between two new values, never less than ``polled_s``.
-        polled_s: Median seconds between two readings.
+        polled_s: Seconds between two readings, whatever few of them come late.
         held: Whether one value is read several times over: the sensor has a slower clock of its own.
         how: In words, what the period rests on.
         unsure_s: 95% half-width of the period of a held value.
@@ -48,7 +50,7 @@ def find_rate(times: Sequence[float], states: Sequence[Hashable], declared_s: fl
     """
     if len(times) < 2:
         return SensorRate(declared_s, declared_s, False, "declared by the source: too few readings to tell")
-    polled_s = statistics.median(b - a for a, b in zip(times, times[1:]))
+    polled_s = _between_readings(times)
     changes = [i for i in range(1, len(states)) if states[i] != states[i - 1]]
     if len(changes) < MIN_CHANGES:
         how = "declared by the source: its readings hardly change"
@@ -64,6 +66,12 @@ def find_rate(times: Sequence[float], states: Sequence[Hashable], declared_s: fl
     moments = [(times[i - 1] + times[i]) / 2 for i in changes]
     period_s, unsure_s = _line(moments)
     return SensorRate(max(period_s, polled_s), polled_s, True, "its readings repeat in between", unsure_s)
+
+
+def _between_readings(times: Sequence[float]) -> float:
+    """Median mean distance of ten readings that follow: of one alone, 140 readings leave it 2.5% unsure, not 0.3%."""
+    stride = max(1, min(STRIDE, (len(times) - 1) // 5))
+    return statistics.median(b - a for a, b in zip(times, times[stride:])) / stride
 
 
 def _line(moments: Sequence[float]) -> Tuple[float, float]:

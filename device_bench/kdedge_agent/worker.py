@@ -140,7 +140,7 @@ def _profile(session: Any) -> Tuple[Dict[str, Any], Dict[str, str]]:
 
 
 def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands: Commands) -> None:
-    """``load``: run until ``stop``, say how many samples went through, and between which moments; ``end``: return.
+    """``load``: run until ``stop``, say when that began, and how many samples went through until when; ``end``: return.
 
     For ``settle_s`` seconds before and after these moments it runs as well: a sensor that answers late, or with the
     mean of what has been, then sees load at both ends of the window.
@@ -152,6 +152,7 @@ def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands
         settle_s = float(command.get("settle_s", 0.0))
         _run_for(invoke, settle_s)
         count, begin_s = 0, time.monotonic()
+        sender.send({"type": "loading", "begin_s": begin_s})
         while not commands.stop.is_set():
             invoke()
             count += batch

@@ -457,7 +457,7 @@ def test_power_from_a_boards_tool_becomes_joules(tmp_path: Path, onnx_model: Pat
     assert {"idle before", "power", "idle after"} <= {message["phase"] for message in agent.progress}
     assert answer["facts"]["before"]["throttle"] == {"raw": 0, "set": []}
     assert power["gap_s"] == 0.0
-    assert power["sensor_periods"] >= 90, "readings take a while longer than their period on a busy machine"
+    assert power["sensor_periods"] >= 100
     assert power["idle_window_s"][0] >= 2.0, "twenty periods, though half a second was asked for"
     assert power["gross_j_per_inference_ci95"][0] <= answer["energy_j_per_inference"]
     assert [row["name"] for row in power["sources_found"] if row["chosen"]] == ["pi5-pmic"]

@@ -160,7 +160,20 @@ def test_windows_grow_for_slow_sensors_and_for_bursts() -> None:
     rough = [PowerSample(i / 10, {"VIN": float(rng.choice([3.0, 7.0]))}) for i in range(101)]
     assert 100.0 < energy.wanted_s(source(), rough, (0.0, 10.0)) <= energy.MAX_WINDOW_S
     calm = [PowerSample(i / 10, {"VIN": 5.0 + 0.001 * (i % 2)}) for i in range(101)]
-    assert energy.wanted_s(source(), calm, (0.0, 10.0)) == pytest.approx(10.0)
+    assert energy.wanted_s(source(), calm, (0.0, 10.0)) == pytest.approx(10.2)
+    assert energy.needed_s(source(), calm, 10.0) == pytest.approx(10.2)
+    late = calm + [PowerSample(10.0 + i / 8, {"VIN": 5.0 + 0.001 * (i % 2)}) for i in range(1, 130)]
+    assert energy.needed_s(source(), late, 26.0) == 26.0
+    assert energy.needed_s(source(), late, 11.0) == pytest.approx(12.75)
+
+
+def test_the_rate_of_readings_at_random_places_is_known_within_two_per_cent() -> None:
+    """Readings of an idle board lie anywhere in their periods; their distances then scatter by 40%."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        times = (np.arange(140) + rng.random(140)) / HZ
+        times[70:] += 3.0  # a sensor that was away for a while
+        assert find_rate(list(times), [5.0] * 140, 0.05).polled_s == pytest.approx(0.1, rel=0.02), seed
 
 
 @pytest.mark.parametrize("noise_steps", [0.0, 0.1, 0.3, 0.5, 1.0])
