@@ -10,7 +10,7 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
-from kdedge.cli.int8_loss import say_trained_loss
+from kdedge.cli.int8_loss import QuantizationErrors, say_trained_loss
 from kdedge.cli.options import CacheDir, Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def distill(
     else:
         _summary(result, time.monotonic() - started)
     with output.libraries_on_stderr():
-        say_trained_loss(result.bundle, data)
+        say_trained_loss(QuantizationErrors(result.bundle, data))
 
 
 def _summary(result: DistillResult, elapsed_s: float) -> None:

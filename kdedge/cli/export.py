@@ -10,7 +10,7 @@ import typer
 
 from kdedge.cli import output
 from kdedge.cli.app import app
-from kdedge.cli.int8_loss import explained, named, say_loss, say_trained_loss
+from kdedge.cli.int8_loss import QuantizationErrors, say_loss, say_trained_loss
 from kdedge.cli.options import Data, HostThreads, Json, use_threads
 
 if TYPE_CHECKING:
@@ -85,13 +85,14 @@ def export(
     with output.libraries_on_stderr():
         if calibrate is not None:
             loaded = calibrated(loaded, data, calibrate, activations)
-        errors = explained(loaded, data, split) if explain_quantization else None
+        errors = QuantizationErrors(loaded, data, split)
+        by_tensor = errors.by_tensor if explain_quantization else []
         if precision == "int8" and loaded.calibration is None:
-            say_trained_loss(loaded, data, split, errors)
-    if errors is not None and not as_json:
+            say_trained_loss(errors)
+    if explain_quantization and not as_json:
         from kdedge.quantize import in_lines
 
-        for line in in_lines(errors):
+        for line in in_lines(by_tensor):
             output.result(line)
     layers: list[LayerDifference] = []
     try:
@@ -99,7 +100,7 @@ def export(
             result = export_with_parity(
                 loaded, format_, precision=precision, out=out, data=data, split=split, io=io, activations=activations,
                 target_runtime=target_runtime, tolerance=tolerance, agreement=agreement,
-                layers=layers if debug_layers else None,
+                layers=layers if debug_layers else None, errors=errors,
             )  # fmt: skip
     finally:  # a refused file is what the layers are looked at for
         if layers and not as_json:
@@ -110,9 +111,9 @@ def export(
     if loaded.calibration is not None and result.parity is not None:
         with output.libraries_on_stderr():
             scores = result.parity.scores_student, result.parity.scores_float
-            say_loss(loaded, *scores, data=data, split=split, errors=errors)
+            say_loss(errors, *scores)
     if as_json:
-        found = {} if errors is None else {"quantization_error": [error.to_dict() for error in errors]}
+        found = {"quantization_error": [error.to_dict() for error in by_tensor]} if explain_quantization else {}
         compared = {"layers": [layer.to_dict() for layer in layers]} if debug_layers else {}
         output.document({**result.to_dict(), **found, **compared})
         return
@@ -162,8 +163,11 @@ def export_with_parity(
     tolerance: float | None = None,
     agreement: float | None = None,
     layers: list[LayerDifference] | None = None,
+    errors: QuantizationErrors | None = None,
 ) -> ExportResult:
     """Export a bundle, compared on a whole split of its data; a list of ``layers`` is filled with their differences.
+
+    A refusal names the costliest tensors, by what ``errors`` may know of them already.
 
     Raises:
         KdedgeError: unknown format, missing data, or an artifact that departs from its student.
@@ -204,8 +208,8 @@ def export_with_parity(
     except ParityError as error:
         if precision != "int8":
             raise
-        worst = named(explained(bundle, data, split))
-        cure = f"{error.cure}. Most noise comes from {worst}: see --explain-quantization"
+        worst = (errors or QuantizationErrors(bundle, data, split)).worst
+        cure = f"{error.cure}. {worst}: see --explain-quantization"
         raise ParityError(error.what, where=error.where, cure=cure) from error
 
 

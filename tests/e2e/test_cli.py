@@ -170,6 +170,9 @@ def test_distill_and_export_say_when_quantising_cost_more_than_the_recipe_tolera
     exported = kdedge(environment, *export, "--explain-quantization", "--tolerance", "1", "--agreement", "0")
     worst = ", ".join(error["name"] for error in document(exported)["quantization_error"][:3])
     assert note in exported.stderr.splitlines() and f"{drop}{worst}: see" in note
+    refused = kdedge(environment, *export, "--tolerance", "-1")  # which no artifact fulfils
+    assert refused.returncode == 1 and f"Most noise comes from {worst}: see" in refused.stderr.splitlines()[-1]
+    assert refused.stderr.count("measuring what each quantised tensor costs") == 1, "both lines go by one look"
     lost = kdedge(environment, "distill", "digits", *settings, "--out", tmp_path / "run", "--resume")
     assert lost.returncode == 0 and note in lost.stderr.splitlines()
     kept = kdedge(environment, *export[:-2], tmp_path / "b.onnx", "--precision", "float32", "--json")
