@@ -55,6 +55,24 @@ class Adapted(nn.Module):
         return logits if self.order is None else logits[:, cast(Tensor, self.order)]
 
 
+class Reordered(nn.Module):
+    """A net of any inputs, its logits in the order of our classes.
+
+    Args:
+        net: -> logits [N, classes].
+        order: Where each of our classes stands among the net's.
+    """
+
+    def __init__(self, net: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The net's logits in our order."""
+        return cast(Tensor, self.net(*inputs))[:, cast(Tensor, self.order)]
+
+
 Moments = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation, by channel or feature."""
 

@@ -390,7 +390,7 @@ class _Pipeline:
         quantize.set_fake_quantize(prepared, False)
         generator = torch.Generator().manual_seed(_seed(recipe.seed, "calibration"))
         order = torch.randperm(len(train_set), generator=generator)[: batch * recipe.qat.calibration_batches]
-        rows = (train_set.take(index).columns for index in torch.split(order, batch))
+        rows = (train_set.training_columns(index) for index in torch.split(order, batch))
         on_device = (tuple(column.to(self.setting.device) for column in columns) for columns in rows)
         quantize.calibrate(prepared, (self.setting.preprocessing.prepare(columns) for columns in on_device))
         quantize.set_fake_quantize(prepared, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Examples(Protocol):
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """The columns in order, ``size`` rows at a time, the last batch shorter."""
+
+    def training_columns(self, index: Tensor) -> tuple[Tensor, ...]:
+        """The columns of training samples at ``index``, less those that cannot be read where such are to be skipped."""
 
     def score(self, logits: Tensor) -> Scores:
         """Scores of the logits [N, ...] of all samples, in order."""
@@ -67,7 +70,12 @@ class InMemory:
     """What examples share whose columns are tensors."""
 
     columns: Any
+    take: Any
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """See ``Examples``."""
         return zip(*(torch.split(column, size) for column in self.columns), strict=True)
+
+    def training_columns(self, index: Tensor) -> tuple[Tensor, ...]:
+        """See ``Examples``."""
+        return cast(tuple[Tensor, ...], self.take(index).columns)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from kdedge.bundle import library_versions
 from kdedge.files import sha256_file
 from kdedge.recipe import DistillRecipe, told
+from kdedge.text import PACKAGE
 from kdedge.training.objective import Objective
 
 
@@ -26,7 +30,10 @@ def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, d
         device: ``cpu`` or ``cuda``, whose sums differ.
     """
     given = [_content(spec) for spec in (teacher, recipe.teacher.model, recipe.text.tokenizer)]
-    shared = (recipe.task, recipe.seed, fingerprint, recipe.augment, recipe.text, device, library_versions(), given)
+    # The fingerprint has the samples, but neither the size that streamed ones are decoded to nor their channels.
+    data = dataclasses.replace(recipe.data, name="", loader_threads=0)
+    sources = (fingerprint, data, recipe.augment, recipe.text, given)
+    shared = (recipe.task, recipe.seed, *sources, device, library_versions())
     followed = Objective(recipe.distillation).needs_guides
     # A text student that learns alone still starts from the layers of the teacher's checkpoint.
     hashes = _of_teacher(recipe, shared) if followed else {}
@@ -54,9 +61,22 @@ def _sha256(*parts: Any) -> str:
 
 
 def _content(spec: str | None) -> str | None:
-    """A net or tokenizer that is named by a path, by what it holds; other names as they are."""
+    """A net or tokenizer by what it holds: files, the module of a user's function, a package's version.
+
+    Names of nets and of the Hub stand for themselves; what a user's module imports goes unseen.
+    """
     path = Path(spec).expanduser() if spec else None
-    if spec is None or path is None or not path.exists():
+    if spec is None or path is None:
         return spec
-    files = sorted(found for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
-    return _sha256(*(sha256_file(file) for file in files))
+    if path.exists():
+        files = sorted(found for found in (path.rglob("*") if path.is_dir() else [path]) if found.is_file())
+        return _sha256(*(sha256_file(file) for file in files))
+    if spec.startswith(PACKAGE):
+        with suppress(metadata.PackageNotFoundError):
+            return _sha256(spec, metadata.version(spec.removeprefix(PACKAGE)))
+    elif ":" in spec:
+        with suppress(ImportError, ValueError):  # what cannot be found is said where it is loaded
+            module = importlib.util.find_spec(spec.partition(":")[0])
+            if module is not None and module.origin is not None and Path(module.origin).is_file():
+                return _sha256(spec, sha256_file(Path(module.origin)))
+    return spec

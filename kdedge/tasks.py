@@ -35,7 +35,7 @@ def _fit_images(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | N
 
     generator = torch.Generator().manual_seed(recipe.data.split_seed)
     some = torch.randperm(len(splits.train), generator=generator)[:MEASURED_IMAGES]
-    return measure_preprocessing(splits.train.take(some).columns[0])
+    return measure_preprocessing(splits.train.training_columns(some)[0])
 
 
 def _fit_text(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | None) -> Preprocessing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from kdedge import models
-from kdedge.adapted import Adapted, order_among
+from kdedge.adapted import Adapted
 from kdedge.data.splits import DataSplits
 from kdedge.errors import ModelError
 from kdedge.examples import Preprocessing
 from kdedge.images.preprocessing import ImagePreprocessing
 from kdedge.recipe import DistillRecipe, ModelRecipe
-from kdedge.text.teacher import find_text_teacher, with_dropout
+from kdedge.text.teacher import find_text_teacher, label_order, with_dropout
 from kdedge.text.tokenization import TextPreprocessing
 from kdedge.written_teacher import WEIGHTS, is_written, load_weights, load_written
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _hugging_face(spec: str, splits: DataSplits[Any], preprocessing: ImagePrepro
         theirs = _processor(AutoImageProcessor.from_pretrained(spec))  # type: ignore[no-untyped-call]
     except (OSError, ValueError):
         theirs = None  # no preprocessor beside the weights: it was trained on what it gets
-    order = order_among(names, splits.labels) if set(names) == set(splits.labels) else None
+    order = _order(names, splits.labels, spec)
     hub_net = _HubLogits(hub)
     net = (
         Adapted(hub_net, order=order)
@@ -181,6 +184,27 @@ def _hugging_face(spec: str, splits: DataSplits[Any], preprocessing: ImagePrepro
     )
     models.check_output(net, spec, len(splits.labels), preprocessing.inputs[0].shape)
     return Teacher(net, spec)
+
+
+def _order(theirs: tuple[str, ...], ours: tuple[str, ...], where: str) -> list[int] | None:
+    """Where each of our classes stands among a checkpoint's; None where they stand alike.
+
+    Names that say nothing of each other, such as a data set's synsets and a checkpoint's words, are matched by number,
+    loudly.
+
+    Raises:
+        ModelError: some of the names are the data's, and some are not.
+    """
+    lower = {name.lower() for name in theirs}
+    numbered = lower == {f"label_{number}" for number in range(len(theirs))} or all(name.isdigit() for name in ours)
+    unique = len(lower) == len(theirs)  # ImageNet has two kinds of crane
+    if numbered or (unique and any(name.lower() in lower for name in ours)):
+        order = label_order(theirs, ours, where)
+        return None if order == list(range(len(ours))) else order
+    log.warning(
+        "the teacher's classes are matched with the data's by number: '%s' is '%s' (%s)", ours[0], theirs[0], where
+    )
+    return None
 
 
 def _moments(preprocessing: ImagePreprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:

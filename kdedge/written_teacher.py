@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from kdedge import models
-from kdedge.adapted import Adapted, Moments, order_among
+from kdedge.adapted import Adapted, Moments, Reordered, order_among
 from kdedge.bundle import MANIFEST, Bundle
 from kdedge.data.splits import DataSplits
 from kdedge.errors import KdedgeError, ModelError
 from kdedge.examples import Preprocessing
 from kdedge.files import read_json, write_atomic, write_json
+from kdedge.inputs import output_count
 from kdedge.recipe import ModelRecipe
 from kdedge.recipe_file import recipe_from_dict
 from kdedge.text import TextNet
-from kdedge.text.teacher import check_fits, label_order, reorder
+from kdedge.text.teacher import check_fits, label_order, reorder, users_own_text_net
 from kdedge.text.tokenization import TextPreprocessing
 from kdedge.training.checkpoint import save_tensors
 
@@ -56,8 +57,8 @@ def load_written(folder: Path, splits: DataSplits[Any], preprocessing: Preproces
         ModelError: damaged, or its classes, the size of its inputs or its tokenizer are not the data's.
         BundleError: a bundle that cannot be opened.
     """
-    read = _read_card if (folder / CARD).is_file() else _read_bundle
-    return _fitted(read(folder), folder, splits, preprocessing)
+    found = _read_card(folder, preprocessing) if (folder / CARD).is_file() else _read_bundle(folder)
+    return _fitted(found, folder, splits, preprocessing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,21 @@ class _Written:
     preprocessing: dict[str, Any]
 
 
-def _read_card(folder: Path) -> _Written:
+def _read_card(folder: Path, ours: Preprocessing) -> _Written:
     from safetensors.torch import load_file
 
     try:
         card = read_json(folder / CARD)
         labels, shape = tuple(map(str, card["labels"])), tuple(map(int, card["shape"]))
         recipe, described = _model_recipe(card["model"]), card.get("net")
-        net = (
-            models.build(recipe, models.TEACHERS, len(labels), shape)
-            if described is None
-            else TextNet.from_description(described)
-        )
+        net: nn.Module
+        if described is not None:
+            net = TextNet.from_description(described)
+        elif isinstance(ours, TextPreprocessing):  # a function of the user's, which knows vocabulary and length
+            _check_shape(shape, ours, folder)
+            net = users_own_text_net(recipe.model, output_count(labels), ours)
+        else:
+            net = models.build(recipe, models.TEACHERS, len(labels), shape)
         load_weights(net, load_file(folder / WEIGHTS), folder)
         return _Written(net, recipe.model, labels, shape, dict(card["preprocessing"]))
     except KdedgeError as error:
@@ -115,15 +119,22 @@ def _fitted(found: _Written, where: Path, splits: DataSplits[Any], ours: Preproc
     if set(found.labels) != set(splits.labels):
         odd = sorted(set(found.labels) ^ set(splits.labels))
         raise ModelError(f"the teacher's classes are not the data's: {', '.join(odd[:6])}", where=where)
-    if isinstance(found.net, TextNet):
-        return _fitted_text(found.net, found, where, splits, cast(TextPreprocessing, ours)), found.name
-    shape = ours.inputs[0].shape
-    if found.shape != shape:
-        raise ModelError(f"the teacher wants inputs of {found.shape}, the recipe gives {shape}", where=where)
+    if isinstance(ours, TextPreprocessing) and isinstance(found.net, TextNet):
+        return _fitted_text(found.net, found, where, splits, ours), found.name
+    _check_shape(found.shape, ours, where)
     order = None if found.labels == splits.labels else order_among(found.labels, splits.labels)
+    if isinstance(ours, TextPreprocessing):
+        _check_tokenizer(found, where, ours)
+        return (found.net if order is None else Reordered(found.net, order)), found.name
     own, theirs = _moments(ours.to_dict()), _moments(found.preprocessing)
     same = own == theirs and order is None
     return (found.net if same else Adapted(found.net, own, theirs, order=order)), found.name
+
+
+def _check_shape(theirs: tuple[int, ...], ours: Preprocessing, where: Path) -> None:
+    shape = ours.inputs[0].shape
+    if theirs != shape:
+        raise ModelError(f"the teacher wants inputs of {theirs}, the recipe gives {shape}", where=where)
 
 
 def _moments(preprocessing: dict[str, Any]) -> Moments:
@@ -134,6 +145,14 @@ def _moments(preprocessing: dict[str, Any]) -> Moments:
 def _fitted_text(
     net: TextNet, found: _Written, where: Path, splits: DataSplits[Any], ours: TextPreprocessing
 ) -> TextNet:
+    _check_tokenizer(found, where, ours)
+    check_fits(net, ours, str(where))
+    if splits.labels:
+        reorder(net, label_order(found.labels, splits.labels, str(where)))
+    return net
+
+
+def _check_tokenizer(found: _Written, where: Path, ours: TextPreprocessing) -> None:
     theirs, own = (str(values["tokenizer_sha256"])[:12] for values in (found.preprocessing, ours.to_dict()))
     if theirs != own:
         raise ModelError(
@@ -141,10 +160,6 @@ def _fitted_text(
             where=where,
             cure="Leave text.tokenizer out: the teacher's folder holds its own",
         )
-    check_fits(net, ours, str(where))
-    if splits.labels:
-        reorder(net, label_order(found.labels, splits.labels, str(where)))
-    return net
 
 
 def _model_recipe(values: dict[str, Any]) -> ModelRecipe:

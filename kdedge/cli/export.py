@@ -139,7 +139,7 @@ def calibrated(bundle: Bundle, data: str | None, count: int, activations: str) -
         raise UserError(f"unknown activations {activations!r}", cure=f"Choose one of: {', '.join(ACTIVATIONS)}")
     found = samples.for_bundle(bundle, data, "train")
     order = torch.randperm(len(found.data), generator=torch.Generator().manual_seed(bundle.recipe.seed))
-    rows = (found.data.take(index).columns for index in torch.split(order[:count], CALIBRATION_BATCH))
+    rows = (found.data.training_columns(index) for index in torch.split(order[:count], CALIBRATION_BATCH))
     return bundle.calibrated(map(found.preprocessing.prepare, rows), activations)  # type: ignore[arg-type]
 
 

@@ -124,8 +124,9 @@ def decode(
         if on_corrupt == "skip":
             log.warning("left out an image that cannot be read: %s (%s)", encoded.where(row), error)
             return None
+        reason = f": {error}" if isinstance(error, ValueError) else ""  # Pillow's others speak of a buffer
         raise DataError(
-            "an image cannot be read",
+            f"an image cannot be read{reason}",
             where=encoded.where(row),
             cure="Remove or replace it, or leave such images out with --set data.on_corrupt=skip",
         ) from error

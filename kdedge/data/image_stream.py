@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdedge.counters import generator_for
 from kdedge.data.encoded_images import EncodedImages, decode
-from kdedge.data.images import centre_crop
+from kdedge.data.images import centre_crop, eight_bits
 from kdedge.errors import DataError
 from kdedge.metrics import Metrics, score
 from kdedge.prefetch import prefetch
@@ -141,6 +141,17 @@ class LazyImageSet:
             )
         return images
 
+    def training_columns(self, index: Tensor) -> tuple[Tensor, ...]:
+        """The middles of training images at ``index``, to measure or calibrate by; what cannot be read is left out.
+
+        Raises:
+            DataError: none of them, or one that is not to be skipped, can be read.
+        """
+        images, kept = self.centre_crops(index, self.recipe.image_size)
+        if not len(kept):
+            raise DataError("no image could be read", where=self.encoded.where(int(self.rows[index[0]])))
+        return (images,)
+
     def score(self, logits: Tensor) -> Metrics:
         """Accuracy and macro F1 of logits [N, classes]."""
         return score(logits, self.labels)
@@ -221,6 +232,7 @@ def _resized_crop(image: Image.Image, box: Box, mirrored: bool, size: int, chann
     width = image.width
     draft = image.draft(mode, whole)
     scale = 1.0 if draft is None else draft[1][2] / width
+    image = eight_bits(image)
     if image.mode != mode:
         image = image.convert(mode)
     place = cast(tuple[float, float, float, float], tuple(edge * scale for edge in box))

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from kdedge.data.encoded_images import EncodedImages, ImageFiles, ImageRows, decode
 from kdedge.data.hub import load_hub
+from kdedge.data.labels import class_labels, labelled
 from kdedge.data.parts import SPLIT_NAMES, digest, parts_for
+from kdedge.data.tables import TextTable
 from kdedge.errors import DataError
 from kdedge.examples import InMemory
 from kdedge.metrics import Metrics, score
@@ -142,23 +144,25 @@ def list_hub(name: str, split: str | None = None) -> tuple[dict[str, ImageRows],
     """
     import datasets
 
-    tables = load_hub(name)
-    parts: dict[str, ImageRows] = {}
-    names: tuple[str, ...] = ()
-    needed = parts_for(split, {SPLIT_NAMES[str(key)] for key in tables if str(key) in SPLIT_NAMES})
-    for key, table in tables.items():
-        if str(key) not in SPLIT_NAMES:
-            continue
-        image_column, label_column = _columns(table, name)
-        feature = table.features[label_column]
-        found = tuple(feature.names) if hasattr(feature, "names") else ()
-        values = table[label_column]
-        names = found or names or tuple(str(n) for n in range(max(values) + 1))
-        part = SPLIT_NAMES[str(key)]
-        if part in needed:
-            cells = table.cast_column(image_column, datasets.Image(decode=False)).data.column(image_column)
-            parts[needed[part]] = ImageRows(cells, list(values), f"{name}, split {key}")
+    tables = {SPLIT_NAMES[str(key)]: table for key, table in load_hub(name).items() if str(key) in SPLIT_NAMES}
+    if not tables:
+        raise DataError("the data set has no 'train', 'validation' or 'test' split", where=name)
+    columns = {part: _columns(table, name) for part, table in tables.items()}
+    # A split whose labels are kept back counts as missing, before it is decided which serves as which.
+    named = {part: _label_table(tables[part], label, f"{name}, split {part}") for part, (_, label) in columns.items()}
+    labels, names = class_labels(labelled(named, ("label",)))
+    parts = {}
+    for part, called in parts_for(split, labels).items():
+        image = columns[part][0]
+        cells = tables[part].cast_column(image, datasets.Image(decode=False)).data.column(image)
+        parts[called] = ImageRows(cells, labels[part].tolist(), f"{name}, split {part}")
     return parts, names
+
+
+def _label_table(table: Any, column: str, where: str) -> TextTable:
+    names = getattr(table.features[column], "names", None)
+    classes = {} if names is None else {"label": tuple(names)}
+    return TextTable({"label": list(table[column])}, where, lambda row: f"{where}, row {row}", classes)
 
 
 def _columns(table: Any, name: str) -> tuple[str, str]:
@@ -186,13 +190,27 @@ def _to_tensor(image: Image.Image, recipe: DataRecipe) -> Tensor:
 
 def centre_crop(image: Image.Image, short_side: int, size: int, channels: int) -> np.ndarray:
     """Resize the short side to ``short_side`` pixels, crop the centre: uint8 [size, size, C], C 1 or 3."""
-    image = image.convert("RGB" if channels == 3 else "L")
+    image = eight_bits(image).convert("RGB" if channels == 3 else "L")
     scale = short_side / min(image.size)
     width, height = (max(short_side, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     image = image.crop((left, top, left + size, top + size))
     return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits by its upper eight, as Pillow takes a coloured one; ``convert`` would make it white.
+
+    Raises:
+        ValueError: 32 bits or floats, whose range nobody knows.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("its pixels are 32-bit numbers of no known range: convert it to 8 or 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def _decode_all(encoded: EncodedImages, recipe: DataRecipe) -> ImageSet:

@@ -96,7 +96,7 @@ def _questions(table: TextTable) -> Iterator[Question]:
         context = table.text("context", row)
         context = kept.setdefault(context, context)
         place = table.place(row)
-        answers = [] if impossible[row] else _answers(table.columns["answers"][row], place)
+        answers = [] if _is_true(impossible[row], place) else _answers(table.columns["answers"][row], place)
         for text, start in answers:
             _check_place(context, text, start, place)
         yield Question(
@@ -107,6 +107,17 @@ def _questions(table: TextTable) -> Iterator[Question]:
             tuple(text for text, _ in answers),
             tuple(start for _, start in answers),
         )
+
+
+def _is_true(cell: Any, place: str) -> bool:
+    """A mark, also where a file without types spells it; an empty cell is none."""
+    if isinstance(cell, str) and cell.strip().lower() in ("", "false", "0"):
+        return False
+    if cell is None or cell in (True, False):
+        return bool(cell)
+    if isinstance(cell, str) and cell.strip().lower() in ("true", "1"):
+        return True
+    raise DataError(f"'is_impossible' is {cell!r}, neither true nor false", where=place)
 
 
 def _answers(cell: Any, place: str) -> list[tuple[str, int]]:

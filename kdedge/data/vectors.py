@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,10 @@ from kdedge.examples import InMemory
 from kdedge.inputs import InputSpec
 from kdedge.metrics import Metrics, score
 
+log = logging.getLogger(__name__)
+
+_ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__|index|idx|id", re.IGNORECASE)
+"""Names of columns that number rows; the first ones are those of pandas."""
 FEATURE_KEYS = ("x", "X", "features", "data")
 LABEL_KEYS = ("y", "labels", "label", "target")
 
@@ -118,7 +124,8 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
     Args:
         source: ``breast-cancer`` or ``digits``, which ship with scikit-learn; an .npz with ``x`` [N, D] and ``y`` [N],
             or ``x_train``, ``y_train``, ``x_test`` and so on; a table (see ``tables.read_tables``) of a column
-            ``label`` and either a column ``features`` of lists or one column a feature.
+            ``label`` and either a column ``features`` of lists or one column a feature. A column that numbers the
+            rows, such as pandas writes, is left out with a warning.
         split: Leaves out what this split does not need, as ``parts.parts_for``.
 
     Raises:
@@ -131,7 +138,8 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
         names = _names([labels for _, labels in arrays.values()], source)
         parts = {part: _of_arrays(*pair, names, f"{source}, split {part}") for part, pair in arrays.items()}
     else:
-        tables = labelled(read_tables(source), LABEL_COLUMNS)
+        read = {part: _without_row_numbers(table) for part, table in read_tables(source).items()}
+        tables = labelled(read, LABEL_COLUMNS)
         labels, names = class_labels(tables)
         order = _feature_names(tables.get("train") or next(iter(tables.values())))
         parts = {part: VectorSet(_table_features(table, order), labels[part]) for part, table in tables.items()}
@@ -213,6 +221,19 @@ def _of_arrays(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...],
     index = {name: number for number, name in enumerate(names)}
     classes = torch.tensor([index[str(value)] for value in labels.tolist()], dtype=torch.int64)
     return VectorSet(_finite(features, lambda row: f"{where}, row {row}"), classes)
+
+
+def _without_row_numbers(table: TextTable) -> TextTable:
+    """The table less what numbers its rows: learnt from, the order of a file would pass for knowledge."""
+    numbers = [name for name in table.columns if _ROW_NUMBERS.fullmatch(name) and _is_numbering(table.columns[name])]
+    for name in numbers:
+        log.warning("left out the column '%s', which numbers the rows (%s)", name, table.where)
+    return replace(table, columns={name: cells for name, cells in table.columns.items() if name not in numbers})
+
+
+def _is_numbering(cells: list[Any]) -> bool:
+    """Whether all are whole numbers, also spelled as text, and none stands twice."""
+    return all(re.fullmatch("[0-9]+", str(cell)) for cell in cells) and len(set(map(str, cells))) == len(cells)
 
 
 def _feature_names(table: TextTable) -> list[str]:

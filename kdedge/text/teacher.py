@@ -111,7 +111,7 @@ def label_order(theirs: Sequence[str], ours: Sequence[str], where: object) -> li
     raise ModelError(
         f"the teacher's classes are {', '.join(theirs[:6])}, the data's {', '.join(ours[:6])}",
         where=where,
-        cure="Name the data's classes as the teacher does, or give a base encoder",
+        cure="Name the data's classes as the teacher does, or give another teacher (for text a base encoder)",
     )
 
 

@@ -31,7 +31,7 @@ class FiniteSteps:
     def __init__(
         self, net: nn.Module, stage: str, *, skip: bool, most_in_a_row: int, log: JsonLog, ranks: Ranks
     ) -> None:
-        self._buffers = [b for b in net.buffers() if b.is_floating_point()] if skip else []
+        self._buffers = list(net.buffers()) if skip else []
         self._weights = list(net.parameters())
         self._stage, self._skip, self._most, self._log, self._ranks = stage, skip, most_in_a_row, log, ranks
         self._before: list[Tensor] = []

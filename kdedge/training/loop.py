@@ -53,6 +53,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     run.restore()
     at, cache, optimizer = run.at, run.cache, run.optimizer
     compute = ranks.parallel(Computation(net, stage), grows=run.depth is not None)
+    any_length = all(getattr(each, "any_length", False) for each in (net, *stage.guides))
     setting.progress.begin(stage.name, total, at.step)
     started = time.monotonic()
     before_s = at.elapsed_s
@@ -78,7 +79,7 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
             with closing(samples):
                 for index, whole in zip(indices, samples, strict=True):
-                    given = whole.shortened() if getattr(net, "any_length", False) else whole
+                    given = whole.shortened() if any_length else whole
                     guide = _guide(stage, given, cache, view=view, index=index)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(recipe, at.step, total)
@@ -95,13 +96,9 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
                         accuracy=at.accuracy,
                         samples_per_s=at.step * batch / at.elapsed_s,
                     )
-                    asked = ranks.any(interrupt.asked)
-                    run.save_when_due(now=asked)
-                    if asked:
-                        ranks.wait()  # for the one that writes
-                        setting.progress.end(stage.name)
-                        raise KeyboardInterrupt
+                    run.save_or_stop(asked=ranks.any(interrupt.asked))
             run.end_epoch(at.step // per_epoch)
+            run.save_or_stop(asked=ranks.any(interrupt.asked))
     at.elapsed_s = before_s + time.monotonic() - started
     set_mode(net, stage, 1.0)
     run.choose_weights()

@@ -155,11 +155,19 @@ class StageRun:
             best, patience = self.patience.best_epoch, stage.training.patience
             setting.progress.say(f"{stage.name:<8} no better for {patience} epochs: kept the weights of epoch {best}")
 
-    def save_when_due(self, *, now: bool) -> None:
-        """Write the checkpoint if ``now``, and whenever ``CHECKPOINT_PERIOD_S`` have passed."""
-        if now or time.monotonic() - self._saved_at > CHECKPOINT_PERIOD_S:
+    def save_or_stop(self, *, asked: bool) -> None:
+        """Write the checkpoint whenever ``CHECKPOINT_PERIOD_S`` have passed, and if the user ``asked`` to stop.
+
+        Raises:
+            KeyboardInterrupt: the user did; the checkpoint holds everything until now.
+        """
+        if asked or time.monotonic() - self._saved_at > CHECKPOINT_PERIOD_S:
             self.save()
             self._saved_at = time.monotonic()
+        if asked:
+            self.setting.ranks.wait()  # for the one that writes
+            self.setting.progress.end(self.stage.name)
+            raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write the checkpoint, on the rank that writes; the others meet it again in the next step."""

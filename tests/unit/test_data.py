@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,66 @@ def test_hub_layout(tmp_path: Path) -> None:
     assert splits.labels == ("dark", "light")
     assert (len(splits.train) + len(splits.validation), len(splits.test)) == (40, 10)
     assert set(splits.test.images[3].flatten().tolist()) == {15}
+
+
+def table_on_hub(folder: Path, label: Any, **labels: list[Any]) -> Path:
+    """A data set of as many small images a split as it has labels, of the feature ``label``."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+    folder.mkdir()
+    for split, values in labels.items():
+        images = [Image.new("L", (8, 8), n) for n in range(len(values))]
+        table = datasets.Dataset.from_dict({"image": images, "label": values}, features=features)
+        table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_hub_split_whose_labels_are_kept_back_counts_as_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ImageNet's: every label of its test split is −1, and its validation split is what one tests on."""
+    import datasets
+
+    feature = datasets.ClassLabel(names=["a", "b"])
+    folder = table_on_hub(tmp_path / "hub", feature, train=[0, 1] * 10, validation=[1, 0, 1], test=[-1] * 4)
+    splits = load_data(RECIPE, str(folder))
+    assert (len(splits.test), splits.test.labels.tolist()) == (3, [1, 0, 1])
+    assert len(splits.train) + len(splits.validation) == 20
+    assert "left out the test split, which comes without 'label'" in caplog.text
+    assert load_evaluation(RECIPE, str(folder), "test", ("a", "b")).labels.tolist() == [1, 0, 1]
+
+
+def test_hub_labels_may_be_names_and_numbers_with_gaps(tmp_path: Path) -> None:
+    import datasets
+
+    words = table_on_hub(tmp_path / "words", datasets.Value("string"), train=["cat", "dog"] * 10, test=["dog"])
+    splits = load_data(RECIPE, str(words))
+    assert (splits.labels, splits.test.labels.tolist()) == (("cat", "dog"), [1])
+    numbers = table_on_hub(tmp_path / "numbers", datasets.Value("int64"), train=[0, 1, 7] * 10, test=[7])
+    assert load_data(RECIPE, str(numbers)).labels == ("0", "1", "7")
+    holes = table_on_hub(tmp_path / "holes", datasets.Value("string"), train=["cat", "dog", None] * 10)
+    with pytest.raises(DataError, match=r"label None is neither a whole number nor a name \(.*split train, row 2\)"):
+        load_data(RECIPE, str(holes))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_16_bits_are_taken_by_their_upper_eight(channels: int, tmp_path: Path) -> None:
+    pixels = np.full((8, 8), 1000, dtype=np.uint16)
+    pixels[:, 4:] = 40000
+    folder = make_folder(tmp_path / "d", {"a": 6, "b": 6}, size=(8, 8))
+    for number in range(6):
+        Image.fromarray(pixels).save(folder / "a" / f"deep{number}.png")
+    splits = load_data(DataRecipe(name="-", image_size=8, channels=channels), str(folder))
+    found = [image for image in splits.train.images if set(image.flatten().tolist()) == {3, 156}]
+    assert found and torch.equal(found[0][0, 0], torch.tensor([3] * 4 + [156] * 4, dtype=torch.uint8))
+
+
+def test_images_of_unknown_range_are_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 6, "b": 6})
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(folder / "b" / "float.tif")
+    with pytest.raises(DataError, match=r"pixels are 32-bit numbers of no known range: convert it .*float\.tif"):
+        load_data(RECIPE, str(folder))
 
 
 def test_hub_layout_names_the_row_that_is_corrupt(tmp_path: Path) -> None:

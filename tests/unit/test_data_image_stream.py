@@ -251,6 +251,10 @@ def test_skipped_images_are_stood_in_for_in_training_and_left_out_of_scores(tmp_
     scored, kept = data.centre_crops(torch.arange(6), 16)
     assert kept.tolist() == [0, 3, 4, 5]
     assert torch.equal(scored, whole.centre_crops(kept, 16)[0])
+    (measured,) = data.training_columns(torch.arange(6))
+    assert torch.equal(measured, whole.centre_crops(kept, data.recipe.image_size)[0])
+    with pytest.raises(DataError, match="no image could be read"):
+        data.training_columns(torch.tensor([1]))
     alone = data.take(torch.tensor([1, 2, 3]))
     with pytest.raises(DataError, match="no image of a class can be read"):
         alone.random_crops(torch.tensor([0]), CROPS, 16)

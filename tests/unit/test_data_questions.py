@@ -83,6 +83,17 @@ def test_a_question_without_an_answer(tmp_path: Path) -> None:
     assert third.answers == ()
 
 
+def test_a_mark_of_no_answer_may_be_spelled_as_text(tmp_path: Path) -> None:
+    """A CSV has no types: pandas writes SQuAD v2's marks as words."""
+    marks = ["False", "false", "", "0", 0, None, False, "True", "1", 1, True]
+    rows = [json.dumps({**GOOD, "is_impossible": mark}) for mark in marks]
+    questions = read_questions(write(tmp_path / "x.jsonl", "\n".join(rows)))["train"]
+    assert [bool(q.answers) for q in questions] == [True] * 7 + [False] * 4
+    odd = write(tmp_path / "odd.jsonl", json.dumps({**GOOD, "is_impossible": "perhaps"}))
+    with pytest.raises(DataError, match=r"'is_impossible' is 'perhaps', neither true nor false \(.*line 1\)"):
+        read_questions(odd)
+
+
 def test_characters_beyond_the_basic_plane_count_as_one(tmp_path: Path) -> None:
     row = {**GOOD, "context": "\U0001f408 the cat", "answers": {"text": ["cat"], "answer_start": [6]}}
     assert read_questions(write(tmp_path / "x.jsonl", json.dumps(row)))["train"][0].answer_starts == (6,)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from kdedge.data.splits import load_data, load_evaluation
@@ -45,6 +46,21 @@ def test_tables_of_columns_and_of_lists(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     parts, _ = read_vectors(str(tmp_path / "t.jsonl"))
     assert parts["train"].features.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_row_numbers_are_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As pandas writes them beside a table: of rows that once stood sorted by class they give the label away."""
+    frame = pd.DataFrame({"width": [1.5, 2.5, 3.5], "label": [0, 1, 0]}, index=[2, 0, 1])
+    frame.to_csv(tmp_path / "t.csv")
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.reset_index().to_csv(tmp_path / "reset.csv", index=False)
+    for name, column in (("t.csv", ""), ("t.parquet", "__index_level_0__"), ("reset.csv", "index")):
+        caplog.clear()
+        parts, _ = read_vectors(str(tmp_path / name))
+        assert parts["train"].features.tolist() == [[1.5], [2.5], [3.5]]
+        assert f"left out the column '{column}', which numbers the rows" in caplog.text
+    (tmp_path / "own.csv").write_text("id,label\n4,a\n4,b\n5,a\n")
+    assert read_vectors(str(tmp_path / "own.csv"))[0]["train"].features.tolist() == [[4], [4], [5]]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,34 @@ def test_another_kind_of_student_leaves_the_teacher_what_it_is() -> None:
     assert hashes[0]["qat"] != hashes[1]["qat"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [("image_size=32", False), ("channels=1", False), ("on_corrupt=skip", False), ("loader_threads=3", True)],
+)
+def test_streamed_images_of_another_size_are_other_data(setting: str, same: bool) -> None:
+    """Their fingerprint is of files, whatever is made of them."""
+    hashes = [
+        stage_hashes(load_recipe("imagenet-resnet50-mobilenetv2", settings), "data", None, "cpu")
+        for settings in ([], [f"data.{setting}"])
+    ]
+    assert (hashes[0] == hashes[1]) is same
+    assert all((hashes[0][stage] == hashes[1][stage]) is same for stage in hashes[0])
+
+
+def test_a_users_function_is_known_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "own_net_of_this_test.py"
+    recipe = load_recipe("digits", [*SHORT, f"student.model={module.stem}:build"])
+    found = []
+    for code in ("def build(classes, shape): ...\n", "def build(classes, shape): return None\n"):
+        module.write_text(code)
+        found.append(stage_hashes(recipe, "data", None, "cpu"))
+    assert found[0]["student"] != found[1]["student"]
+    assert found[0]["teacher"] == found[1]["teacher"]
+    module.unlink()
+    assert stage_hashes(recipe, "data", None, "cpu")["student"] not in (found[0]["student"], found[1]["student"])
+
+
 def test_a_student_on_labels_alone_is_none_that_follows_a_teacher(first: Path, tmp_path: Path) -> None:
     run(tmp_path / "alone", "distillation.alpha=0", reuse=first)
     assert reused(tmp_path / "alone") == set()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,43 @@ def test_a_hugging_face_teacher_behind_its_own_preprocessing(
     torch.testing.assert_close(ours, theirs[:, order], rtol=1e-3, atol=1e-3)
     with pytest.raises(ModelError, match="the teacher has 10 classes, the data has 7"):
         find_teacher(str(hub_folder), recipe, fewer(splits), preprocessing)
+
+
+def renamed(folder: Path, names: list[str], to: Path) -> str:
+    """The same checkpoint with other names of its classes."""
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+    (to / "config.json").write_text(json.dumps(config))
+    return str(to)
+
+
+def test_a_hugging_face_teachers_classes_are_matched_by_name_or_loudly_by_number(
+    hub_folder: Path,
+    recipe: DistillRecipe,
+    splits: Splits,
+    preprocessing: ImagePreprocessing,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]
+    images = preprocessing.normalise(splits.test.images[:5])
+
+    def logits(names: list[str], ours: list[str], place: str) -> torch.Tensor:
+        named = dataclasses.replace(splits, labels=tuple(ours))
+        net = find_teacher(renamed(hub_folder, names, tmp_path / place), recipe, named, preprocessing).net.eval()
+        with torch.no_grad():
+            found: torch.Tensor = net(images)
+        return found
+
+    plain = logits(words, words, "plain")
+    assert torch.equal(logits([word.upper() for word in words[::-1]], words, "upper"), plain.flip(1))
+    assert torch.equal(logits([f"LABEL_{n}" for n in range(10)], words, "numbered"), plain)
+    assert "by number" not in caplog.text
+    assert torch.equal(logits([f"n{n}" for n in range(10)], words, "foreign"), plain)
+    assert "the teacher's classes are matched with the data's by number: 'ant' is 'n0'" in caplog.text
+    with pytest.raises(ModelError, match=r"the teacher's classes are ant, bee, .* the data's wasp, bee"):
+        logits(words, ["wasp", *words[1:]], "partly")
 
 
 def test_torchvisions_weights_see_images_as_they_were_trained_with(

@@ -146,6 +146,43 @@ def test_a_users_own_text_net(tmp_path: Path, tokenizer: Path, reviews: Path, mo
         distill(recipe, out=tmp_path / "c", data=str(reviews))
 
 
+def fixed(classes: int, length: int, vocabulary: int) -> nn.Module:
+    return Fixed(classes, length, vocabulary)
+
+
+class Fixed(nn.Module):
+    """A net for texts of one length."""
+
+    def __init__(self, classes: int, length: int, vocabulary: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, 4)
+        self.head = nn.Linear(4 * length, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        logits: Tensor = self.head((self.table(input_ids) * attention_mask.unsqueeze(2)).flatten(1))
+        return logits
+
+
+def test_a_users_own_text_teacher_is_written_and_read_again(
+    tmp_path: Path, tokenizer: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a single length: a student that takes any gets its texts uncut, as its teacher does."""
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    options = [f"text.tokenizer={tokenizer}", "text.max_length=24", "teacher.model=mine:fixed",
+               "student.model=bert-tiny", "data.validation_fraction=0.2", "teacher.training.epochs=1",
+               "teacher.generations=1", "student.training.epochs=1", "qat.training.epochs=0",
+               "distillation.hidden_weight=0"]  # fmt: skip
+    recipe = load_recipe("sst2-minilm-cpu", options)
+    first = distill(recipe, out=tmp_path / "a", data=str(reviews))
+    recipe = load_recipe("sst2-minilm-cpu", [*options, "student.training.learning_rate=1e-3"])
+    distill(recipe, out=tmp_path / "b", data=str(reviews), reuse=tmp_path / "a")
+    again = distill(recipe, out=tmp_path / "c", data=str(reviews), teacher=str(tmp_path / "a" / "teacher"))
+    assert again.metrics["teacher"] == first.metrics["teacher"]
+    other = load_recipe("sst2-minilm-cpu", [*options, "text.max_length=20"])
+    with pytest.raises(ModelError, match=r"the teacher wants inputs of \(24,\), the recipe gives \(20,\)"):
+        distill(other, out=tmp_path / "d", data=str(reviews), teacher=str(tmp_path / "a" / "teacher"))
+
+
 def test_states_of_other_widths_are_projected_or_refused() -> None:
     def net(hidden: int, heads: int = 2) -> TextNet:
         return from_config(

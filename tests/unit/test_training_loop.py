@@ -83,6 +83,29 @@ class StopAt(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class StopWhenScored(Silent):
+    """A user who presses Ctrl-C while an epoch is scored."""
+
+    def __init__(self, epoch: int) -> None:
+        self.line = f"epoch {epoch}/"
+
+    def say(self, line: str) -> None:
+        if self.line in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_stop_while_the_last_epoch_is_scored_is_one(patience: int, splits: Splits, tmp_path: Path) -> None:
+    """Else the next stage would begin; what follows on a stop of the scheduler's is its kill."""
+    stage = Stage("student", TrainingRecipe(epochs=3, batch_size=100, learning_rate=1e-9, patience=patience))
+    last = 2 if patience else 3
+    with pytest.raises(KeyboardInterrupt):
+        train(net(), stage, dataclasses.replace(setting(splits, tmp_path), progress=StopWhenScored(last)))
+    train(net(), stage, setting(splits, tmp_path))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, last + 1))
+
+
 def test_every_epoch_is_logged_once_wherever_the_run_is_stopped(splits: Splits, tmp_path: Path) -> None:
     stage = Stage("student", TrainingRecipe(epochs=3, batch_size=100))
     per_epoch = len(splits.train) // 100
