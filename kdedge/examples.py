@@ -76,6 +76,14 @@ class InMemory:
         """See ``Examples``."""
         return zip(*(torch.split(column, size) for column in self.columns), strict=True)
 
+    def rows(self) -> Iterator[object]:
+        """What each sample consists of, to find it again."""
+        return zip(*(map(_content, column) for column in self.columns), strict=True)
+
     def training_columns(self, index: Tensor) -> tuple[Tensor, ...]:
         """See ``Examples``."""
         return cast(tuple[Tensor, ...], self.take(index).columns)
+
+
+def _content(row: Tensor) -> bytes:
+    return row.numpy().tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -51,6 +52,10 @@ class TextSet:
     def relabelled(self, order: Tensor) -> TextSet:
         """The same sentences with label i as ``order[i]``."""
         return TextSet(self.texts, order[self.labels], self.pairs)
+
+    def rows(self) -> Iterator[object]:
+        """What each sample consists of, to find it again."""
+        return iter(self.texts) if self.pairs is None else zip(self.texts, self.pairs, strict=True)
 
     def fingerprint(self) -> bytes:
         """SHA-256 over sentences and labels."""

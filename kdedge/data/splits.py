@@ -6,6 +6,7 @@ Images of moderate size live decoded in memory as uint8, so that the hot loop do
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,14 @@ from kdedge.data.images import class_folders, digits, hub, list_class_folders, l
 from kdedge.errors import DataError
 from kdedge.recipe import DataRecipe, Task
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test")
 EMBEDDED = ("digits", "breast-cancer")
 """Real data that ship with scikit-learn: 1,797 digits as images or vectors, 569 biopsies of 30 features."""
+
+FEW_COPIES = 0.01
+"""Share of the test samples that may stand in train as well without a word: public sets have some."""
 
 
 class Part(Protocol):
@@ -227,6 +233,7 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
     if 0 < recipe.train_limit < len(train):
         _, train = _carve(train, recipe.train_limit / len(train), generator, name)
     _require_learnable(labels, train, (validation, parts["test"]), name)
+    _warn_of_copies(train, parts["test"], name)
     digest = hashlib.sha256("\0".join(labels).encode())
     for part in (train, validation, parts["test"]):
         digest.update(part.fingerprint())
@@ -240,6 +247,19 @@ def _require_learnable(labels: tuple[str, ...], train: Any, others: Sequence[Any
     if labels and unseen:
         words = ", ".join(labels[label] for label in unseen[:5])
         raise DataError(f"no training sample is of class {words}, which other splits have", where=name)
+
+
+def _warn_of_copies(train: Any, test: Any, name: str) -> None:
+    """Say where test samples stand in train as well, so that scores measure what was learnt by heart.
+
+    Images that are streamed and questions, whose texts stay together, are not looked at.
+    """
+    if not hasattr(train, "rows") or not hasattr(test, "rows"):
+        return
+    known = {hash(row) for row in train.rows()}
+    copies = sum(hash(row) in known for row in test.rows())
+    if copies > FEW_COPIES * len(test):
+        log.warning("%d of the %d test samples are training samples as well (%s)", copies, len(test), name)
 
 
 def _carve(data: Any, fraction: float, generator: torch.Generator, name: str) -> tuple[Any, Any]:

@@ -275,3 +275,13 @@ def test_real_photographs_in_class_folders(tmp_path: Path) -> None:
     splits = load_data(DataRecipe(name="-", image_size=64), str(tmp_path / "d"))
     assert splits.train.images.shape[1:] == (3, 64, 64)
     assert len(splits.labels) == 6
+
+
+def test_test_images_that_are_trained_on_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 12, "b": 12})
+    load_data(RECIPE, str(folder))
+    assert "training samples as well" not in caplog.text
+    for file in [*folder.rglob("*.png")]:
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    load_data(RECIPE, str(folder))
+    assert "test samples are training samples as well" in caplog.text

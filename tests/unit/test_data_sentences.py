@@ -11,7 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kdedge.data.sentences import read_sentences
+from kdedge.data.splits import load_data
 from kdedge.errors import DataError
+from kdedge.recipe import DataRecipe
 from tests.text_data import SST2, needs_sst2
 
 
@@ -225,3 +227,18 @@ def test_any_text_comes_back_from_csv_and_json_lines(rows: list[tuple[str, int]]
         assert parts["train"].texts == tuple(text for text, _ in rows)
         assert [classes[index] for index in parts["train"].labels.tolist()] == [label for _, label in rows]
         assert names == tuple(map(str, classes))
+
+
+def test_test_sentences_that_are_trained_on_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that says everything twice: a split at random tests what was learnt by heart."""
+    rows = [f"the film number {n} was {word},{word}" for n in range(20) for word in ("good", "bad")]
+    for name, lines in (("once", rows), ("twice", rows * 2)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["sentence,label", *lines]) + "\n")
+        caplog.clear()
+        splits = load_data(DataRecipe(name="-"), str(tmp_path / f"{name}.csv"), "text-classification")
+        copies = len(set(splits.test.texts) & set(splits.train.texts))
+        said = [message for message in caplog.messages if "training samples as well" in message]
+        assert bool(said) is bool(copies) is (name == "twice")
+        if said:
+            both = sum(text in splits.train.texts for text in splits.test.texts)
+            assert f"{both} of the {len(splits.test)} test samples" in said[0]
