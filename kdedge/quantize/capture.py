@@ -13,7 +13,8 @@ from torch.fx import GraphModule, Node
 from kdedge.errors import ModelError
 from kdedge.quantize.rewrite import make_quantisable
 from kdedge.quantize.rules import DROPOUTS
-from kdedge.quantize.stored import get_tensor, set_parameter
+from kdedge.quantize.sharing import free_name
+from kdedge.quantize.stored import get_tensor, set_parameter, store_constant
 
 aten = torch.ops.aten
 
@@ -63,18 +64,27 @@ def fold_batch_norm(graph_module: GraphModule) -> GraphModule:
 
     ``w' = w · γ / √(σ² + ε)`` and ``b' = (b − μ) · γ / √(σ² + ε) + β`` by output channel (Jacob et al. 2018,
     section 3.2), once and without gradients: the statistics are those of the converged student and stay
-    frozen. A batch norm with no convolution before it (or one whose output has other users) stays; it
-    shows up in ``float_ops``.
+    frozen. One with no such layer before it, or behind one whose result or weight has other readers, becomes
+    ``x · factor + shift``, two integer ops.
 
     Args:
         graph_module: As ``capture`` returns it.
+
+    Raises:
+        ModelError: one keeps no statistics.
 
     Returns:
         The same graph module.
     """
     for node in list(graph_module.graph.nodes):
-        if node.target is aten.batch_norm.default and _foldable(node):
-            _fold_one(graph_module, node)
+        if node.target is aten.batch_norm.default:
+            if not isinstance(node.args[3], Node) or node.args[5]:
+                raise ModelError(
+                    "a batch norm without running statistics makes of a sample what its batch is like",
+                    where=node.name,
+                    cure="Leave track_running_stats on, or take a group norm",
+                )
+            (_fold_one if _foldable(node) else _as_factor_and_shift)(graph_module, node)
     graph_module.graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
@@ -132,35 +142,60 @@ def _foldable(node: Node) -> bool:
             return False
     elif producer.target not in CONVOLUTIONS:
         return False
-    weight = producer.args[1]
-    has_statistics = isinstance(node.args[3], Node) and not node.args[5]
-    return has_statistics and isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
+    weight, *rest = producer.args[1:3]
+    known = [weight, *(bias for bias in rest if bias is not None)]
+    alone = isinstance(weight, Node) and len(weight.users) == 1
+    return alone and all(isinstance(argument, Node) and argument.op == "get_attr" for argument in known)
 
 
 def _fold_one(graph_module: GraphModule, norm: Node) -> None:
-    layer, gamma_node, beta_node, mean_node, variance_node = cast(list[Node], norm.args[:5])
-    eps = cast(float, norm.args[7])
+    layer = cast(Node, norm.args[0])
     weight_node = cast(Node, layer.args[1])
     bias_node = cast(Node | None, layer.args[2] if len(layer.args) > 2 else None)
     weight = get_tensor(graph_module, weight_node).double()
-    mean, variance = (get_tensor(graph_module, n).double() for n in (mean_node, variance_node))
-    gamma = get_tensor(graph_module, gamma_node).double() if gamma_node is not None else torch.ones_like(mean)
-    beta = get_tensor(graph_module, beta_node).double() if beta_node is not None else torch.zeros_like(mean)
-    bias = get_tensor(graph_module, bias_node).double() if bias_node is not None else torch.zeros_like(mean)
-    factor = gamma / torch.sqrt(variance + eps)
+    factor, shift = _factor_and_shift(graph_module, norm)
+    bias = get_tensor(graph_module, bias_node).double() if bias_node is not None else torch.zeros_like(shift)
     folded = (weight * factor.view(-1, *[1] * (weight.ndim - 1))).float()
     format_ = (
         torch.channels_last if _is_channels_last(get_tensor(graph_module, weight_node)) else torch.contiguous_format
     )
     set_parameter(graph_module, str(weight_node.target), folded.contiguous(memory_format=format_))
-    bias_name = str(weight_node.target).removesuffix("weight") + "bias" if bias_node is None else str(bias_node.target)
-    set_parameter(graph_module, bias_name, ((bias - mean) * factor + beta).float())
-    if bias_node is None:
+    if bias_node is None or len(bias_node.users) > 1:  # one that others read as well stays theirs
+        bias_name = free_name(graph_module, str(weight_node.target).removesuffix("weight") + "bias")
+    else:
+        bias_name = str(bias_node.target)
+    set_parameter(graph_module, bias_name, (bias * factor + shift).float())
+    if bias_node is None or bias_name != bias_node.target:
         with graph_module.graph.inserting_after(weight_node):
             bias_node = graph_module.graph.get_attr(bias_name)
-        bias_node.meta["val"] = norm.meta["val"].new_empty(tuple(mean.shape))
+        bias_node.meta["val"] = norm.meta["val"].new_empty(tuple(shift.shape))
         layer.args = (*layer.args[:2], bias_node, *layer.args[3:])
     norm.replace_all_uses_with(layer)
+    graph_module.graph.erase_node(norm)
+
+
+def _factor_and_shift(graph_module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:
+    """What a batch norm does to each channel, float64: ``γ / √(σ² + ε)`` and ``β − μ · factor``."""
+    gamma, beta = (get_tensor(graph_module, n).double() if isinstance(n, Node) else None for n in norm.args[1:3])
+    mean, variance = (get_tensor(graph_module, cast(Node, n)).double() for n in norm.args[3:5])
+    factor = torch.rsqrt(variance + cast(float, norm.args[7]))
+    factor = factor if gamma is None else gamma * factor
+    shift = -mean * factor
+    return factor, shift if beta is None else shift + beta
+
+
+def _as_factor_and_shift(graph_module: GraphModule, norm: Node) -> None:
+    """A batch norm that no layer can take in: torchao would look for a layer of its own idea."""
+    result = cast(Node, norm.args[0])
+    shape = (-1, *[1] * (norm.meta["val"].ndim - 2))
+    for name, op, numbers in zip(
+        ("factor", "shift"), (aten.mul.Tensor, aten.add.Tensor), _factor_and_shift(graph_module, norm), strict=True
+    ):
+        with graph_module.graph.inserting_before(norm):
+            constant = store_constant(graph_module, norm, name, numbers.view(shape))
+            result = graph_module.graph.call_function(op, (result, constant))
+        result.meta = {**norm.meta}
+    norm.replace_all_uses_with(result)
     graph_module.graph.erase_node(norm)
 
 

@@ -127,6 +127,7 @@ class ActivationFakeQuantize(FakeQuantizer):
         super().__init__()
         self.low, self.high, self.fixed = low, high, fixed is not None
         self.symmetric, self.softmax_axis, self.channels = symmetric, softmax_axis, channels
+        self.averaging = AVERAGING_CONSTANT
         if channels:
             self.register_buffer("factors", torch.ones(channels))
         self._has_factors: bool | None = None
@@ -211,8 +212,8 @@ class ActivationFakeQuantize(FakeQuantizer):
         high = torch.stack([extremes[1] for extremes in seen]).max().float()
         low, high = extremes_over_ranks(low, high)
         if self._started:
-            self.min_val.lerp_(low, AVERAGING_CONSTANT)
-            self.max_val.lerp_(high, AVERAGING_CONSTANT)
+            self.min_val.lerp_(low, self.averaging)
+            self.max_val.lerp_(high, self.averaging)
         else:
             self.min_val.copy_(low)
             self.max_val.copy_(high)
@@ -273,12 +274,21 @@ class ActivationFakeQuantize(FakeQuantizer):
 
 
 def require_calibrated(name: str, module: nn.Module) -> None:
-    """Refuse a quantiser that never saw data.
+    """Refuse a quantiser that never saw data, or saw NaN or infinity.
 
     Raises:
         ModelError: its range is unknown, so nothing can be converted.
     """
-    if isinstance(module, ActivationFakeQuantize) and not module.calibrated:
+    if not isinstance(module, ActivationFakeQuantize):
+        return
+    extremes = float(module.min_val), float(module.max_val)
+    if extremes != (math.inf, -math.inf) and not all(map(math.isfinite, extremes)):
+        raise ModelError(
+            "a quantised tensor held NaN or infinity, so that no range covers it",
+            where=name,
+            cure="Look for such values in the weights and the data; mask attention by a large finite number",
+        )
+    if not module.calibrated:
         raise ModelError(
             "a quantised tensor never saw data, so its range is unknown",
             where=name,

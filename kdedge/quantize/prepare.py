@@ -18,7 +18,7 @@ from kdedge.collector import few_collections
 from kdedge.errors import BundleError
 from kdedge.quantize.bias import fold_biases, quantise_biases, set_bias_quantize
 from kdedge.quantize.capture import capture, fold_batch_norm, unlock
-from kdedge.quantize.fake_quantize import require_calibrated
+from kdedge.quantize.fake_quantize import AVERAGING_CONSTANT, ActivationFakeQuantize, require_calibrated
 from kdedge.quantize.outliers import fold_channel_factors, set_channel_factors
 from kdedge.quantize.quantizer import EdgeQuantizer
 from kdedge.quantize.rules import is_dropout, why_float
@@ -78,6 +78,13 @@ def _switch_observers(prepared: GraphModule, enabled: bool) -> None:
         module.enable_observer(enabled)
 
 
+def _average_over(prepared: GraphModule, share: float) -> None:
+    """Have the next pass count for so much in the ranges."""
+    for module in quantisers(prepared):
+        if isinstance(module, ActivationFakeQuantize):
+            module.averaging = share
+
+
 def set_fake_quantize(prepared: GraphModule, enabled: bool) -> None:
     """Round to the int8 grid, or let the float values pass (to compare, or to warm up the ranges)."""
     for module in quantisers(prepared):
@@ -87,7 +94,7 @@ def set_fake_quantize(prepared: GraphModule, enabled: bool) -> None:
 
 @torch.no_grad()
 def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> int:
-    """Set the activation ranges from data, dropout off; the mode is restored.
+    """Set the activation ranges from data, the mean of the batches' extremes, dropout off; the mode is restored.
 
     Outlying channels before layer norms get factors first (``outliers.py``); ranges that kernels cannot bring together
     are widened after (``scale_ratios.py``).
@@ -107,8 +114,10 @@ def calibrate(prepared: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> i
             set_channel_factors(prepared, inputs)
             for module in quantisers(prepared):
                 module.train()
-        prepared(*inputs)
         count += 1
+        _average_over(prepared, 1 / count)  # all batches alike, not the first one and a little of the others
+        prepared(*inputs)
+    _average_over(prepared, AVERAGING_CONSTANT)
     prepared.eval()
     if count:
         fit_scales(prepared)

@@ -1,6 +1,7 @@
 """Rewrites of a captured graph that leave its meaning and give the runtimes ops they have integer kernels for.
 
-- in-place ops become functional, so that a quantiser between two of them sees what it should;
+- in-place ops become functional (``in_place.py``);
+- a view is a reshape: litert-torch lays an image out anew, and a view of that would not be one;
 - aliases and slices that leave nothing out go, and the other slices are numbered anew: how many torch.export writes
   depends on whether the batch axis is open, and a state that names other tensors would not load into the other build;
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
@@ -25,28 +26,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from kdedge.quantize.in_place import make_functional
 from kdedge.quantize.pools import normalise_pools
 from kdedge.quantize.rules import CLIPS, RULES, is_dropout, rule_of
+from kdedge.quantize.sharing import rename_clashes, separate_weights
 from kdedge.quantize.stored import move_factors_to_weights, store_constant, store_views, stored
 
 aten = torch.ops.aten
 
-_IN_PLACE = {
-    aten.relu_.default: aten.relu.default,
-    aten.relu6_.default: aten.relu6.default,
-    aten.hardtanh_.default: aten.hardtanh.default,
-    aten.hardswish_.default: aten.hardswish.default,
-    aten.hardsigmoid_.default: aten.hardsigmoid.default,
-    aten.silu_.default: aten.silu.default,
-    aten.sigmoid_.default: aten.sigmoid.default,
-    aten.leaky_relu_.default: aten.leaky_relu.default,
-    aten.elu_.default: aten.elu.default,
-    aten.clamp_.default: aten.clamp.default,
-    aten.add_.Tensor: aten.add.Tensor,
-    aten.sub_.Tensor: aten.sub.Tensor,
-    aten.mul_.Tensor: aten.mul.Tensor,
-    aten.div_.Tensor: aten.div.Tensor,
-}
 _WITH_ITSELF = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
 _RENAMES = (
     aten.view.default,
@@ -66,8 +53,10 @@ _WITH_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tens
 
 def make_quantisable(graph_module: GraphModule) -> None:
     """Apply every rewrite of this module, in place."""
+    make_functional(graph_module)
     for node in graph_module.graph.nodes:
-        node.target = _IN_PLACE.get(node.target, node.target)
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
     _drop_aliases(graph_module)
     store_views(graph_module)
     move_factors_to_weights(graph_module)
@@ -80,6 +69,8 @@ def make_quantisable(graph_module: GraphModule) -> None:
             _operate_before_renaming(graph_module, node)
     for node in list(graph_module.graph.nodes):
         _free_of_prescribed_scales(graph_module, node)
+    separate_weights(graph_module)
+    rename_clashes(graph_module)
     graph_module.recompile()
 
 
@@ -182,6 +173,14 @@ def _squeeze_one_by_one(graph_module: GraphModule, node: Node) -> None:
     _replace(graph_module, node, x)
 
 
+def _squeeze_all(graph_module: GraphModule, node: Node) -> None:
+    """Every axis of length 1 by its number: a batch of one on the device is no axis to squeeze."""
+    shape = cast(Node, node.args[0]).meta["val"].shape
+    axes = [axis for axis, size in enumerate(shape) if axis > 0 and isinstance(size, int) and size == 1]
+    node.args = (node.args[0], axes)
+    _squeeze_one_by_one(graph_module, node)
+
+
 def _operate_before_renaming(graph_module: GraphModule, node: Node) -> None:
     """A reshaped tensor times itself as the product, reshaped."""
     renamed = node.args[0]
@@ -245,6 +244,7 @@ _REWRITES: dict[object, Callable[[GraphModule, Node], None]] = {
     aten.clamp.default: _clamp_as_hard_tanh,
     aten.pad.default: _pad_by_constant,
     aten.squeeze.dims: _squeeze_one_by_one,
+    aten.squeeze.default: _squeeze_all,
     aten.rsub.Scalar: _subtract_from_number,
     **dict.fromkeys(_SPLITS, _parts_as_slices),
     **dict.fromkeys(_WITH_NUMBER, _store_number),

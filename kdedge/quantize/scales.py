@@ -13,6 +13,7 @@ from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, ObserverBas
 
 from kdedge.quantize.fake_quantize import ActivationFakeQuantize, FakeQuantizer
 from kdedge.quantize.rules import is_dropout
+from kdedge.quantize.sharing import free_name
 from kdedge.quantize.stored import get_tensor, stored
 from kdedge.quantize.weight_quantize import TableFakeQuantize, WeightFakeQuantize
 
@@ -74,8 +75,10 @@ def name_quantisers(prepared: GraphModule) -> None:
         module = prepared.get_submodule(str(node.target))
         if isinstance(module, FakeQuantizer | ObserverBase):
             tensor = _tensor_name(node.all_input_nodes[0]).replace(".", "_")
-            node.target = names.setdefault(id(module), f"{_QUANTISERS}.{tensor}")
-            prepared.add_submodule(node.target, module)
+            if id(module) not in names:
+                names[id(module)] = free_name(prepared, f"{_QUANTISERS}.{tensor}")
+                prepared.add_submodule(names[id(module)], module)
+            node.target = names[id(module)]
     # Not by named_children: of one module under two names it tells the first alone.
     for name in [name for name in prepared._modules if name.startswith("activation_post_process_")]:
         delattr(prepared, name)

@@ -80,7 +80,7 @@ def store_views(graph_module: GraphModule) -> None:
             continue
         if any(isinstance(argument, Node) for argument in node.args[1:]):
             continue
-        if not _is_parameter(graph_module, source):
+        if not is_parameter(graph_module, source):
             continue
         value = node.target(get_tensor(graph_module, source), *node.args[1:]).clone()
         set_parameter(graph_module, str(source.target), value)
@@ -125,7 +125,8 @@ def fold_factors(program: GraphModule) -> None:
     program.recompile()
 
 
-def _is_parameter(graph_module: GraphModule, node: Node) -> bool:
+def is_parameter(graph_module: GraphModule, node: Node) -> bool:
+    """Whether a ``get_attr`` node reads what is trained."""
     path, _, leaf = str(node.target).rpartition(".")
     return isinstance(getattr(graph_module.get_submodule(path), leaf), nn.Parameter)
 
