@@ -25,7 +25,7 @@ def move_integers(model: ir.Model) -> None:
         uses = [use.node for value in node.outputs for use in value.uses()]
         if not all(read_by_quantize(value) or _is_unread(value) for value in node.outputs):
             continue
-        if cast(ir.Value, source.inputs[0]).producer() is None or not all(_same_grid(source, use) for use in uses):
+        if cast(ir.Value, source.inputs[0]).producer() is None or not all(same_grid(source, use) for use in uses):
             continue
         if node.op_type == "Pad" and not _pads_by_zero(node):
             continue
@@ -45,7 +45,7 @@ def drop_idle_requantising(model: ir.Model) -> None:
         if node.op_type != "QuantizeLinear" or not made_by(node.inputs[0], "DequantizeLinear"):
             continue
         source = cast(ir.Node, cast(ir.Value, node.inputs[0]).producer())
-        if _same_grid(source, node) and not node.outputs[0].is_graph_output():
+        if same_grid(source, node) and not node.outputs[0].is_graph_output():
             skip(node, cast(ir.Value, source.inputs[0]))
 
 
@@ -53,7 +53,7 @@ def _is_unread(value: ir.Value) -> bool:
     return not list(value.uses()) and not value.is_graph_output()
 
 
-def _same_grid(first: ir.Node, second: ir.Node) -> bool:
+def same_grid(first: ir.Node, second: ir.Node) -> bool:
     """Whether both have the same scale and zero point, by tensor."""
     pairs = [(constant(first.inputs[i]), constant(second.inputs[i])) for i in (1, 2)]
     return all(

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from kdedge_exporters.onnx_gemm import linear_as_gemm
 from kdedge_exporters.onnx_means import differences_as_sums, means_as_pools
-from kdedge_exporters.onnx_moves import drop_idle_requantising, move_integers
+from kdedge_exporters.onnx_moves import drop_idle_requantising, move_integers, same_grid
 from kdedge_exporters.onnx_values import between_qdq, constant, initializer, is_fused_relu, replace, skip
 
 # Layers whose bias becomes int32: op type -> positions of (input, weight, bias).
@@ -32,6 +32,9 @@ _INTEGER_OPS = frozenset(
         *("Gather", "Resize"),
     ]
 )
+
+_ON_ONE_GRID = frozenset(["MaxPool", "Gather", "Resize"])
+"""Of these it drops the two conversions around an op only where they are each other's inverse."""
 
 
 def to_integer_form(model: ir.Model, *, signed: bool = False) -> None:
@@ -175,10 +178,18 @@ def float_ops(model: ir.Model, reasons: Mapping[str, str]) -> list[dict[str, str
             reason = f"ONNX Runtime has no integer kernel for {node.op_type} on a CPU"
         elif not between_qdq(node):
             reason = "an input or the output is float"
+        elif node.op_type in _ON_ONE_GRID and not _keeps_its_grid(node):
+            reason = f"ONNX Runtime runs {node.op_type} on integers only where it reads and makes one grid"
         else:
             continue
         found.append({"name": name, "op": node.op_type, "reason": reasons.get(name, reason)})
     return found
+
+
+def _keeps_its_grid(node: ir.Node) -> bool:
+    """Whether an op between DequantizeLinear and QuantizeLinear has the scale and zero point of its input."""
+    source = cast(ir.Value, node.inputs[0]).producer()
+    return source is not None and all(same_grid(source, use.node) for use in node.outputs[0].uses())
 
 
 def _only_layer_norms_read(node: ir.Node) -> bool:
@@ -202,7 +213,8 @@ def int32_inputs(model: ir.Model) -> None:
         others = [use for use in value.uses() if (use.node.op_type, use.idx) != ("Gather", 1)]
         if others:
             cast_node = ir.node("Cast", [value], attributes={"to": ir.DataType.INT64})
-            cast_node.outputs[0].name, cast_node.outputs[0].shape = f"{value.name}_int64", value.shape
+            made = cast_node.outputs[0]
+            made.name, made.shape, made.dtype = f"{value.name}_int64", value.shape, ir.DataType.INT64
             graph.insert_before(graph[0], cast_node)
             for use in others:
                 use.node.replace_input_with(use.idx, cast_node.outputs[0])

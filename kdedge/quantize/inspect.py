@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import cast
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdedge.quantize.rules import (
     RULES,
@@ -81,7 +85,9 @@ def op_of_prescribed_scale(converted: GraphModule) -> str | None:
 def multiply_accumulates(graph_module: GraphModule, node: Node) -> int:
     """Multiply-accumulates of one op for one sample (an open batch axis counts as one); 0 for other ops."""
     rule = RULES.get(node.target) if node.op == "call_function" else None
-    if rule is None or rule.kind == "lookup" or not is_float_tensor(node):
+    if rule is None:
+        return _of_unknown_op(graph_module, node)
+    if rule.kind == "lookup" or not is_float_tensor(node):
         return 0
     outputs = prod(size if isinstance(size, int) else 1 for size in node.meta["val"].shape)
     if rule.weight is not None:
@@ -92,11 +98,36 @@ def multiply_accumulates(graph_module: GraphModule, node: Node) -> int:
     return 0
 
 
+def _of_unknown_op(graph_module: GraphModule, node: Node) -> int:
+    """What torch's own counter finds in an op without a rule, such as a transposed convolution or an LSTM."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target in (*QUANTIZE, *DEQUANTIZE, *_NO_ARITHMETIC):
+        return 0
+
+    def shaped(argument: Node) -> Any:
+        if argument.op != "get_attr" and isinstance(argument.meta.get("val"), int | torch.SymInt):
+            return 1
+        value = argument.meta.get("val")
+        dtype = value.dtype if isinstance(value, Tensor) else torch.float32
+        return torch.empty(_shape(graph_module, argument), dtype=dtype, device="meta")
+
+    with suppress(Exception), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        node.target(*map_arg(node.args, shaped), **map_arg(node.kwargs, shaped))
+        return int(counter.get_total_flops()) // 2
+    return 0  # what has no shape without data multiplies no matrices that torch could count
+
+
+def _makes_floats(node: Node) -> bool:
+    """Whether one of its results is a float tensor."""
+    value = node.meta.get("val")
+    several = value if isinstance(value, tuple | list) else ()
+    return is_float_tensor(node) or any(isinstance(item, Tensor) and item.is_floating_point() for item in several)
+
+
 def _float_reason(node: Node) -> str | None:
     """Why this op computes in float; None if it is integer or does not compute."""
     if node.op != "call_function" or node.target in (*QUANTIZE, *DEQUANTIZE, *_NO_ARITHMETIC):
         return None
-    if not is_float_tensor(node):
+    if not _makes_floats(node):
         return None
     reason = why_float(node)
     if reason is not None:

@@ -147,7 +147,9 @@ def _subtract_from_number(graph_module: GraphModule, node: Node) -> None:
 
 
 def _store_number(graph_module: GraphModule, node: Node) -> None:
-    """``x + 2`` as ``x + constant``; a division becomes a multiplication by the reciprocal."""
+    """``x + 2`` as ``x + constant``; a division becomes a multiplication by the reciprocal; ``x + αy`` has two ops."""
+    if isinstance(node.kwargs.get("alpha"), int | float):
+        _multiply_by_alpha(graph_module, node)
     value = node.args[1]
     result = node.meta.get("val")
     if stored(node) is not None or not isinstance(value, int | float) or node.kwargs or not isinstance(result, Tensor):
@@ -160,6 +162,19 @@ def _store_number(graph_module: GraphModule, node: Node) -> None:
         node.target, value = aten.add.Tensor, -value
     with graph_module.graph.inserting_before(node):
         node.args = (node.args[0], _number(graph_module, node, "operand", float(value)))
+
+
+def _multiply_by_alpha(graph_module: GraphModule, node: Node) -> None:
+    """The runtimes' adds have no factor."""
+    x, y = node.args[:2]
+    alpha = cast(float, node.kwargs["alpha"])
+    if isinstance(y, Node) and isinstance(like := y.meta.get("val"), Tensor) and like.is_floating_point():
+        with graph_module.graph.inserting_before(node):
+            factor = _number(graph_module, y, f"{node.name}_alpha", float(alpha))
+            product = _call(graph_module, y, aten.mul.Tensor, y, factor)
+        node.args, node.kwargs = (x, product), {}
+    elif isinstance(y, int | float):
+        node.args, node.kwargs = (x, alpha * y), {}
 
 
 def _squeeze_one_by_one(graph_module: GraphModule, node: Node) -> None:

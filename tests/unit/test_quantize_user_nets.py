@@ -177,6 +177,14 @@ def _() -> nn.Module:
     return Of(forward, a=conv(), b=conv(8, 8), head=head())
 
 
+@net("a sum with a factor")
+def _() -> nn.Module:
+    return Of(
+        lambda s, x: s.head(torch.add(s.a(x), torch.sub(s.b(x), 0.5, alpha=0.5), alpha=2)),
+        a=conv(), b=conv(), head=head(),
+    )  # fmt: skip
+
+
 def _write_into_part(s: Any, x: Tensor) -> Tensor:
     y = s.a(x)
     y[:, :4] = torch.relu(y[:, :4])
@@ -296,3 +304,59 @@ def test_calibration_counts_every_batch_alike() -> None:
     before = found.scale[0]
     prepared(batches[0])
     assert quantize.qparams(prepared)[0].scale[0] == pytest.approx(before, rel=0.02), "training moves it by a hundredth"
+
+
+FLOAT: dict[str, tuple[Net, set[str], tuple[float, float]]] = {
+    "transposed": (
+        lambda: Of(lambda s, x: s.head(s.up(s.a(x))), a=conv(), up=nn.ConvTranspose2d(8, 8, 2, 2), head=head()),
+        {"aten.conv_transpose2d.input"}, (0.4, 0.6),
+    ),
+    "recurrent": (
+        lambda: Of(lambda s, x: s.head(s.g(x.flatten(2))[0][:, -1]), g=nn.GRU(144, 8, batch_first=True),
+                   head=nn.Linear(8, 5)),
+        {"aten.gru.input", "aten.zeros.default"}, (0.0, 0.1),
+    ),
+    "the largest": (
+        lambda: Of(lambda s, x: s.head(s.a(x).flatten(2).max(2).values), a=conv(), head=nn.Linear(8, 5)),
+        {"aten.max.dim"}, (1.0, 1.0),
+    ),
+    "a product by its letters": (
+        lambda: Of(lambda s, x: s.head(torch.einsum("bchw,bdhw->bcd", x, s.a(x)).flatten(1)), a=conv(),
+                   head=nn.Linear(24, 5)),
+        {"aten.einsum.default"}, (0.85, 0.95),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_what_stays_float_is_named_and_its_products_are_counted(name: str) -> None:
+    """Ops of several results were not named, and ops without a rule counted for nothing."""
+    build, ops, (least, most) = FLOAT[name]
+    prepared = quantize.prepare_qat(build(), (torch.zeros(2, *SHAPE),))
+    quantize.calibrate(prepared, [(images(2),)])
+    program = quantize.convert(prepared)
+    assert {op.op for op in quantize.float_ops(program)} == ops
+    assert least <= quantize.integer_macs_share(program) <= most
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_onnx_ops_that_run_in_float_between_two_grids_are_named(mode: str, tmp_path: Path) -> None:
+    import onnx_ir as ir
+    import onnxruntime
+
+    up = nn.Upsample(scale_factor=2, mode=mode)
+    student = Of(lambda s, x: s.head(s.b(s.up(torch.relu(s.a(x))))), a=conv(), up=up, b=conv(8, 8), head=head())
+    prepared = quantize.prepare_qat(student, (torch.zeros(2, *SHAPE),))
+    quantize.calibrate(prepared, [(images(2),)])
+    model = onnx._translate(quantize.convert(prepared), INPUTS)
+    onnx_passes.to_integer_form(model)
+    onnx_passes.tidy(model)
+    model.ir_version = onnx.IR_VERSION
+    ir.save(model, tmp_path / "net.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / "net.onnx", options, providers=["CPUExecutionProvider"])
+    nodes = list(ir.load(tmp_path / "optimized.onnx").graph)
+    (resize,) = (node for node in nodes if node.op_type == "Resize")
+    runs_in_float = resize.inputs[0].producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
+    assert runs_in_float is ([op["op"] for op in onnx_passes.float_ops(model, {})] == ["Resize"])
