@@ -37,6 +37,7 @@ from kdedge.teacher_cache.build import build, open_cache
 from kdedge.teacher_cache.folder import CacheFolder
 from kdedge.teacher_cache.memory import memory_note
 from kdedge.teacher_cache.root import cache_root
+from kdedge.text.teacher import is_users_own
 from kdedge.training.checkpoint import load_tensors, save_tensors
 from kdedge.training.feeds import Feed
 from kdedge.training.loop import place, train
@@ -128,6 +129,7 @@ def distill(
             ranks,
         )
         pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
+        pipeline.check_student()
         guide = pipeline.assistant(pipeline.teacher(teacher))
         student_net = pipeline.student(guide)
         prepared = pipeline.qat(student_net, guide)
@@ -168,6 +170,19 @@ class _Pipeline:
     def preprocessing(self) -> Preprocessing:
         """Of the inputs of the net that is followed."""
         return self.material.preprocessing
+
+    def check_student(self) -> None:
+        """Refuse a net of the user's that cannot become integers before anything is trained for it.
+
+        Raises:
+            ModelError: with the reason, which QAT would else come upon at the end.
+        """
+        recipe = self.recipe
+        if recipe.qat.training.epochs == 0 or not is_users_own(recipe.student.model):
+            return
+        net = build_student(recipe, output_count(self.splits.labels), self.preprocessing, None)
+        inputs = examples(preprocessing_of(net, self.preprocessing).inputs, 2)
+        quantize.fold_batch_norm(quantize.capture(net.eval(), inputs))
 
     def teacher(self, spec: str | None) -> nn.Module | None:
         """The teacher in eval mode, trained where it has to be; None where nothing follows one."""
