@@ -76,7 +76,7 @@ class InMemory:
         """See ``Examples``."""
         return zip(*(torch.split(column, size) for column in self.columns), strict=True)
 
-    def rows(self) -> Iterator[object]:
+    def contents(self) -> Iterator[object]:
         """What each sample consists of, to find it again."""
         return zip(*(map(_content, column) for column in self.columns), strict=True)
 

@@ -53,7 +53,7 @@ class TextSet:
         """The same sentences with label i as ``order[i]``."""
         return TextSet(self.texts, order[self.labels], self.pairs)
 
-    def rows(self) -> Iterator[object]:
+    def contents(self) -> Iterator[object]:
         """What each sample consists of, to find it again."""
         return iter(self.texts) if self.pairs is None else zip(self.texts, self.pairs, strict=True)
 

@@ -254,10 +254,10 @@ def _warn_of_copies(train: Any, test: Any, name: str) -> None:
 
     Images that are streamed and questions, whose texts stay together, are not looked at.
     """
-    if not hasattr(train, "rows") or not hasattr(test, "rows"):
+    if not hasattr(train, "contents") or not hasattr(test, "contents"):
         return
-    known = {hash(row) for row in train.rows()}
-    copies = sum(hash(row) in known for row in test.rows())
+    known = {hash(row) for row in train.contents()}
+    copies = sum(hash(row) in known for row in test.contents())
     if copies > FEW_COPIES * len(test):
         log.warning("%d of the %d test samples are training samples as well (%s)", copies, len(test), name)
 
