@@ -205,12 +205,12 @@ def eight_bits(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: 32 bits or floats, whose range nobody knows.
     """
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
-        return image
-    pixels = np.asarray(image)
-    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+    # Pillow opens 16-bit PNG (before version 11) and PGM as 32 bits that hold no more than 16.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
         raise ValueError("its pixels are 32-bit numbers of no known range: convert it to 8 or 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
+    return image
 
 
 def _decode_all(encoded: EncodedImages, recipe: DataRecipe) -> ImageSet:

@@ -138,8 +138,7 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
         names = _names([labels for _, labels in arrays.values()], source)
         parts = {part: _of_arrays(*pair, names, f"{source}, split {part}") for part, pair in arrays.items()}
     else:
-        read = {part: _without_row_numbers(table) for part, table in read_tables(source).items()}
-        tables = labelled(read, LABEL_COLUMNS)
+        tables = labelled(_without_row_numbers(read_tables(source)), LABEL_COLUMNS)
         labels, names = class_labels(tables)
         order = _feature_names(tables.get("train") or next(iter(tables.values())))
         parts = {part: VectorSet(_table_features(table, order), labels[part]) for part, table in tables.items()}
@@ -223,12 +222,16 @@ def _of_arrays(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...],
     return VectorSet(_finite(features, lambda row: f"{where}, row {row}"), classes)
 
 
-def _without_row_numbers(table: TextTable) -> TextTable:
-    """The table less what numbers its rows: learnt from, the order of a file would pass for knowledge."""
-    numbers = [name for name in table.columns if _ROW_NUMBERS.fullmatch(name) and _is_numbering(table.columns[name])]
-    for name in numbers:
-        log.warning("left out the column '%s', which numbers the rows (%s)", name, table.where)
-    return replace(table, columns={name: cells for name, cells in table.columns.items() if name not in numbers})
+def _without_row_numbers(tables: Mapping[str, TextTable]) -> dict[str, TextTable]:
+    """The tables less what numbers the rows of each: learnt from, the order of a file would pass for knowledge."""
+    named = {name for table in tables.values() for name in table.columns if _ROW_NUMBERS.fullmatch(name)}
+    numbers = {n for n in named if all(_is_numbering(table.columns.get(n, [])) for table in tables.values())}
+    for name in sorted(numbers):
+        log.warning("left out the column '%s', which numbers the rows (%s)", name, next(iter(tables.values())).where)
+    return {
+        part: replace(table, columns={name: cells for name, cells in table.columns.items() if name not in numbers})
+        for part, table in tables.items()
+    }
 
 
 def _is_numbering(cells: list[Any]) -> bool:

@@ -234,16 +234,17 @@ def test_images_of_16_bits_are_taken_by_their_upper_eight(channels: int, tmp_pat
     pixels[:, 4:] = 40000
     folder = make_folder(tmp_path / "d", {"a": 6, "b": 6}, size=(8, 8))
     for number in range(6):
-        Image.fromarray(pixels).save(folder / "a" / f"deep{number}.png")
+        Image.fromarray(pixels).save(folder / "a" / f"deep{number}.{('png', 'pgm', 'tif')[number % 3]}")
     splits = load_data(DataRecipe(name="-", image_size=8, channels=channels), str(folder))
     found = [image for image in splits.train.images if set(image.flatten().tolist()) == {3, 156}]
     assert found and torch.equal(found[0][0, 0], torch.tensor([3] * 4 + [156] * 4, dtype=torch.uint8))
 
 
-def test_images_of_unknown_range_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_images_of_unknown_range_are_refused(dtype: Any, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "d", {"a": 6, "b": 6})
-    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(folder / "b" / "float.tif")
-    with pytest.raises(DataError, match=r"pixels are 32-bit numbers of no known range: convert it .*float\.tif"):
+    Image.fromarray(np.full((8, 8), 200, dtype=dtype)).save(folder / "b" / "deep.tif")
+    with pytest.raises(DataError, match=r"pixels are 32-bit numbers of no known range: convert it .*deep\.tif"):
         load_data(RECIPE, str(folder))
 
 

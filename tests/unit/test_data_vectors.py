@@ -59,8 +59,13 @@ def test_row_numbers_are_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFix
         parts, _ = read_vectors(str(tmp_path / name))
         assert parts["train"].features.tolist() == [[1.5], [2.5], [3.5]]
         assert f"left out the column '{column}', which numbers the rows" in caplog.text
-    (tmp_path / "own.csv").write_text("id,label\n4,a\n4,b\n5,a\n")
-    assert read_vectors(str(tmp_path / "own.csv"))[0]["train"].features.tolist() == [[4], [4], [5]]
+    folder = tmp_path / "split"
+    folder.mkdir()
+    (folder / "train.csv").write_text("id,label\n4,a\n4,b\n5,a\n")
+    (folder / "test.csv").write_text("id,label\n4,a\n5,b\n")  # of two rows none stands twice by chance
+    parts, _ = read_vectors(str(folder))
+    assert parts["train"].features.tolist() == [[4], [4], [5]]
+    assert parts["test"].features.tolist() == [[4], [5]]
 
 
 @pytest.mark.parametrize(
