@@ -3,7 +3,8 @@
 For each bundle: the float student; kdedge's int8 (QAT); the same student quantised after training by kdedge
 (`--calibrate`), by ONNX Runtime's `quantize_static` and by ai-edge-quantizer, all from the same training images. Each
 file is scored in its runtime on the whole test split. Printed: accuracy, and what QAT gains over each, with a 95%
-interval by paired bootstrap over the test samples (above 0: QAT is better).
+interval by paired bootstrap over the test samples (above 0: QAT is better). Of several bundles with one test split,
+such as the seeds of a recipe, the mean as well.
 
 Run: python benchmarks/int8_accuracy.py runs/cifar10/bundle [MORE ...] [--data D] [--calibration 500]
 """
@@ -104,6 +105,26 @@ def hits(bundle: Bundle, data: str | None, count: int, folder: Path) -> dict[str
     return rows
 
 
+def mean_of(rows: list[dict[str, Array]]) -> dict[str, Array]:
+    """How often each test sample was right, by who made the file."""
+    return {who: np.mean([row[who] for row in rows], axis=0) for who in rows[0]}
+
+
+def show(title: str, found: dict[str, dict[str, Array]]) -> None:
+    """The lines of one bundle, or of the mean of several."""
+    right = found["torch"]["float"]
+    print(f"{title}: float {right.mean():.4f} (n={len(right)} test samples)", flush=True)
+    for kind in ("onnx", "tflite"):
+        ours = found[kind][QAT]
+        for who, values in found[kind].items():
+            line = f"  {kind:<7} {who:<17} {values.mean():.4f}"
+            if who != QAT:
+                low, high = interval(ours, values)
+                line += f"  QAT gains {100 * (ours.mean() - values.mean()):+.2f} points"
+                line += f" [{100 * low:+.2f}, {100 * high:+.2f}]"
+            print(line, flush=True)
+
+
 def main() -> None:
     """Every bundle in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,22 +133,15 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=500, help="training samples to quantise after training from")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    every = []
     for path in options.bundles:
         bundle = Bundle.load(path)
         with tempfile.TemporaryDirectory() as folder:
             found = hits(bundle, options.data, options.calibration, Path(folder))
-        right = found["torch"]["float"]
-        print(f"{bundle.model_name}, {path}: float {right.mean():.4f} (n={len(right)} test samples)", flush=True)
-        for kind, rows in found.items():
-            for who, values in rows.items():
-                if kind == "torch":
-                    continue
-                line = f"  {kind:<7} {who:<17} {values.mean():.4f}"
-                if who != QAT:
-                    low, high = interval(rows[QAT], values)
-                    line += f"  QAT gains {100 * (rows[QAT].mean() - values.mean()):+.2f} points"
-                    line += f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-                print(line, flush=True)
+        show(f"{bundle.model_name}, {path}", found)
+        every.append(found)
+    if len(every) > 1 and len({len(found["torch"]["float"]) for found in every}) == 1:
+        show(f"mean of {len(every)} bundles", {kind: mean_of([found[kind] for found in every]) for kind in every[0]})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def make_onnx(path: Path, *, width: int = 8, batch: int | str = "n", classes: int = 4, size: int = 8) -> Path:
+def make_onnx(path: Path, *, width: int = 8, batch: int | str = "n", classes: int = 4, size: int | str = 8) -> Path:
     """A float convolution net [batch,3,size,size] -> [batch,classes] with kdedge metadata."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -168,6 +168,8 @@ class AgentProcess:
         self.progress: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() in (b"\n", b""), "it greets on a line of its own"
         self.hello = self.read()
         return self
 

@@ -12,25 +12,49 @@ from kdedge_agent import sysfs
 from kdedge_agent.power_source import FileSource, PowerSource, Rail, SourceGone
 
 ROOT = Path("/")
+_SUPPLIES = "sys/class/power_supply"
 PERIOD_S = 1.0
 """Gauges differ, from a quarter of a second to half a minute; the real rate is found from the readings."""
 
 
 class Battery(FileSource):
-    """Batteries that all discharge; a charger that is plugged in during the run ends the readings."""
+    """Batteries, one of which at least discharges; a charger that is plugged in during the run ends the readings."""
 
-    def __init__(self, folders: List[Path], rails: Dict[str, Rail]) -> None:
+    def __init__(self, root: Path, folders: List[Path], rails: Dict[str, Rail]) -> None:
         covers = "what the battery gives: the whole machine, its screen too"
         super().__init__("battery", PERIOD_S, rails, list(rails), covers)
-        self._folders = folders
+        self._root, self._folders = root, folders
 
     def read(self) -> Dict[str, float]:
         """Watts by battery, now; drivers that sign the current give it below zero while it discharges."""
-        for folder in self._folders:
-            status = sysfs.read_text(folder / "status")
-            if status != "Discharging":
-                raise SourceGone(f"{folder.name} is {(status or 'gone').lower()}")
-        return {rail: abs(watts) for rail, watts in super().read().items()}
+        states = _states(self._folders)
+        if fed := _fed(self._root, states):
+            raise SourceGone(fed)
+        # Of two batteries one waits while the other gives; what its gauge then shows is nothing it gives.
+        watts = super().read()
+        return {folder.name: abs(watts[folder.name]) if states[folder] == _GIVES else 0.0 for folder in self._folders}
+
+
+_GIVES = "Discharging"
+
+
+def _states(folders: List[Path]) -> Dict[Path, str]:
+    return {folder: sysfs.read_text(folder / "status") or "of unknown state" for folder in folders}
+
+
+def _fed(root: Path, states: Dict[Path, str]) -> Optional[str]:
+    """Why the machine does not live on its batteries now; None if it does."""
+    for folder, state in states.items():
+        if state == "Charging":
+            return f"the battery {folder.name} is charging"
+    for supply in sorted((root / _SUPPLIES).glob("*")):
+        kind, scope = sysfs.read_text(supply / "type"), sysfs.read_text(supply / "scope")
+        if kind in ("Mains", "USB") and scope != "Device" and sysfs.read_int(supply / "online") == 1:
+            return f"{supply.name} feeds the machine"
+    if _GIVES not in states.values():
+        folder, state = next(iter(states.items()))
+        return f"the battery {folder.name} is {state.lower()}"
+    return None
 
 
 def _rail(folder: Path) -> Optional[Rail]:
@@ -47,21 +71,18 @@ def find_battery(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str
     """The machine's batteries while they discharge; those of mice and headsets are left out."""
     folders = [
         folder
-        for folder in sorted((root / "sys/class/power_supply").glob("*"))
+        for folder in sorted((root / _SUPPLIES).glob("*"))
         if sysfs.read_text(folder / "type") == "Battery"
         and sysfs.read_text(folder / "scope") != "Device"
         and sysfs.read_int(folder / "present") != 0
     ]
     if not folders:
         return None, "no battery under /sys/class/power_supply"
-    for folder in folders:
-        status = sysfs.read_text(folder / "status") or "of unknown state"
-        if status != "Discharging":
-            return (
-                None,
-                f"the battery {folder.name} is {status.lower()}: unplug the charger, and it measures the machine",
-            )
     rails = {folder.name: rail for folder in folders for rail in [_rail(folder)] if rail is not None}
-    if len(rails) < len(folders):
-        return None, f"the battery {folders[0].name} tells neither power nor current"
-    return Battery(folders, rails), None
+    silent = [folder for folder in folders if folder.name not in rails]
+    states = _states(folders)
+    if fed := _fed(root, states):
+        return None, f"{fed}: unplug the charger, and it measures the machine"
+    if giving := [folder.name for folder in silent if states[folder] == _GIVES]:
+        return None, f"the battery {giving[0]} tells neither power nor current"
+    return Battery(root, [folder for folder in folders if folder.name in rails], rails), None

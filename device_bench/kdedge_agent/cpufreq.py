@@ -29,3 +29,8 @@ def processors(policy: Path) -> Set[int]:
 def policies_of(root: Path, cpus: Optional[Sequence[int]]) -> List[Path]:
     """Policies of the given processors; of all where they are not known."""
     return [policy for policy in policies(root) if cpus is None or processors(policy) & set(cpus)]
+
+
+def has_any(own: Optional[Sequence[int]], cpus: Optional[Sequence[int]]) -> bool:
+    """Whether a policy of the processors ``own`` governs one of ``cpus``; so it is taken where either is not known."""
+    return own is None or cpus is None or bool(set(own) & set(cpus))

@@ -50,12 +50,18 @@ COVERS_95 = (
 
 @dataclass(frozen=True)
 class Windows:
-    """Seconds on the monotonic clock that bound idle before, load and idle after; inferences of the load."""
+    """Seconds on the monotonic clock that bound idle, load and idle; inferences of the load, so many a call."""
 
     idle_before: Tuple[float, float]
     load: Tuple[float, float]
     idle_after: Tuple[float, float]
     inferences: int
+    batch: int = 1
+
+    @property
+    def calls(self) -> float:
+        """Of the runtime, whose bursts the sensor sees."""
+        return self.inferences / self.batch
 
 
 def window_s(asked_s: float, sensor_s: float, periods: int = MIN_PERIODS) -> float:
@@ -131,7 +137,7 @@ def account(source: PowerSource, samples: Sequence[PowerSample], windows: Window
         "samples": [[round(at_s - begin, 6), round(watts, 6)] for at_s, watts in readings.total],
     }
     known = bool(source.total_rails)
-    load = readings.mean_power(windows.load, windows.inferences) if known else None
+    load = readings.mean_power(windows.load, windows.calls) if known else None
     idle = [readings.mean_power(w) if known else None for w in (windows.idle_before, windows.idle_after)]
     result["idle_window_s"] = [b - a for a, b in (windows.idle_before, windows.idle_after)]
     result["readings"] = None if load is None else load.readings
@@ -191,7 +197,8 @@ def _reasons(
     elif not load.answered(seconds):
         why = f"the sensor did not answer for {load.gap_s:.3g} s of the {seconds:.3g} s under load"
     elif load.watts <= 0:
-        why = f"the mean under load is {load.watts:.3g} W: the sensor's shunt may be wired the other way round"
+        cause = "the counter stands still" if source.averages else "the sensor's shunt may be wired the other way round"
+        why = f"the mean under load is {load.watts:.3g} W: {cause}"
     if why:
         reasons["load_w"] = reasons["gross_j_per_inference"] = reasons["net_j_per_inference"] = why
     elif any(part is None for part in idle):

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from kdedge_agent import __version__, cpufreq, sysfs
 
@@ -30,6 +30,8 @@ THROTTLE_BITS = {
     19: "soft_temperature_limit_since_boot",
 }
 """https://www.raspberrypi.com/documentation/computers/os.html#get_throttled"""
+_PROCESSOR_FIELD = 39 - 3
+"""Of /proc/PID/stat, counted from what follows the name, which may hold blanks."""
 
 
 def _cpu_model(root: Path) -> Optional[str]:
@@ -74,10 +76,11 @@ def _power_mode(root: Path) -> Optional[str]:
 
 
 def _frequencies(root: Path) -> Dict[str, Dict[str, Any]]:
-    """By cpufreq policy: governor and Hz (the kernel's files hold kHz)."""
+    """By cpufreq policy: governor, its processors, and Hz (the kernel's files hold kHz)."""
     found: Dict[str, Dict[str, Any]] = {}
     for policy in cpufreq.policies(root):
         entry: Dict[str, Any] = {"governor": sysfs.read_text(policy / "scaling_governor")}
+        entry["cpus"] = sorted(cpufreq.processors(policy))
         for key, name in (
             ("current_hz", "scaling_cur_freq"),
             ("limit_hz", "scaling_max_freq"),
@@ -229,21 +232,41 @@ def snapshot(root: Path = ROOT, folder: Optional[Path] = None) -> Dict[str, Any]
     }
 
 
-def glance(root: Path = ROOT) -> Dict[str, Any]:
+def glance(root: Path = ROOT, worker: Optional[int] = None) -> Dict[str, Any]:
     """What is looked at about once a second during timing, while the worker waits between two blocks.
 
+    Args:
+        root: Of the tree with the files.
+        worker: Number of the process that is measured; None leaves out where it ran.
+
     Returns:
-        monotonic_s, frequency_hz (by policy), temperature_c (by zone), throttle (raw, set).
+        monotonic_s, frequency_hz (by policy), worker_policies (those of the processors that its threads ran on last;
+        None where that is not known), temperature_c (by zone), throttle (raw, set).
     """
     flags = throttle_flags(root)
+    policies = cpufreq.policies(root)
+    ran_on = None if worker is None else _last_processors(root, worker)
     return {
         "monotonic_s": time.monotonic(),
         "frequency_hz": {
             policy.name: khz * 1000
-            for policy in cpufreq.policies(root)
+            for policy in policies
             for khz in [sysfs.read_int(policy / "scaling_cur_freq")]
             if khz is not None
         },
+        "worker_policies": (
+            None if ran_on is None else [policy.name for policy in policies if cpufreq.processors(policy) & ran_on]
+        ),
         "temperature_c": temperatures(root),
         "throttle": {"raw": flags["raw"], "set": flags["set"]},
     }
+
+
+def _last_processors(root: Path, process: int) -> Optional[Set[int]]:
+    """Processors that the threads of a process ran on last (proc(5), field 39 of stat); None where none is told."""
+    found = set()
+    for stat in (root / f"proc/{process}/task").glob("*/stat"):
+        after_name = (sysfs.read_text(stat) or "").rpartition(")")[2].split()
+        if len(after_name) > _PROCESSOR_FIELD and after_name[_PROCESSOR_FIELD].isdigit():
+            found.add(int(after_name[_PROCESSOR_FIELD]))
+    return found or None

@@ -19,15 +19,20 @@ JETSON_TOTALS: Tuple[Tuple[str, str, Tuple[str, ...], str], ...] = (
     (
         r"agx orin|p3701",
         "AGX Orin",
-        (),
-        "sum of the module's rails; it has no input rail (VIN_SYS_5V0 is the I/O rail)",
+        ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+        "sum of the module's rails; it has no input rail, and VDDQ_VDD2_1V8AO is fed from VIN_SYS_5V0",
     ),
-    (r"agx xavier|jetson-agx|p2888", "AGX Xavier", (), "sum of the module's rails"),
+    (
+        r"agx xavier|jetson-agx|p2888",
+        "AGX Xavier",
+        ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
+        "sum of the module's rails",
+    ),
     (r"orin (nano|nx)|p3767", "Orin Nano/NX", ("VDD_IN",), "the module's input rail"),
     (r"xavier nx|p3668", "Xavier NX", ("VDD_IN",), "the module's input rail"),
     (r"jetson[- ]nano|p3448|p3450", "Nano", ("POM_5V_IN",), "the module's 5 V input rail"),
 )
-"""Pattern on model and compatible -> board, rails of its total (empty: all), in words."""
+"""Pattern on model and compatible -> board, rails of its total (a carrier's own are no part of it), in words."""
 
 NO_RULE = "no rule knows which rails are the total of this board"
 INA3221_SHUNT_STEP_UV = 40.0
@@ -40,8 +45,9 @@ def _jetson_total(root: Path, rails: Sequence[str]) -> Tuple[Tuple[str, ...], st
         if not re.search(pattern, described):
             continue
         if all(rail in rails for rail in wanted):
-            return wanted or tuple(rails), f"{board}: {words}"
-        return (), f"{board}: its input rail {', '.join(wanted)} is not among {', '.join(rails)}"
+            return wanted, f"{board}: {words}"
+        missing = ", ".join(rail for rail in wanted if rail not in rails)
+        return (), f"{board}: {missing} of its total is not among {', '.join(rails)}"
     return (), NO_RULE
 
 

@@ -62,7 +62,7 @@ def watch(
         if message["type"] != "look" or worker is None:
             relay(desk, message, start, starts)
             continue
-        during.append({"samples": int(message["done"]), **facts.glance(root)})
+        during.append({"samples": int(message["done"]), **facts.glance(root, worker.pid)})
         if not counts:
             counts.append(neighbours.census(root))
             begin_s, own_begin_s = time.monotonic(), time.process_time()

@@ -153,13 +153,13 @@ def of_rails(halves: Sequence[float]) -> float:
 
 
 def beat_w(times: Sequence[float], values: Sequence[float], rate: SensorRate, cycles: float, seconds: float) -> float:
-    """Half-width for bursts at the rate of the inferences that the readings may see one part of only.
+    """Half-width for bursts at the rate of the calls that the readings may see one part of only.
 
     Args:
         times: Seconds of the readings; of a sensor with a clock of its own only their period counts.
         values: Watts, one a period of the sensor.
         rate: Of the sensor.
-        cycles: Inferences in the window.
+        cycles: Calls of the runtime in the window.
         seconds: Of the window.
 
     A rectangular burst of height A has harmonics of at most 2A/(pi k); readings at phases x leave the share

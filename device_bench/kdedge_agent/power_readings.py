@@ -66,7 +66,7 @@ class Readings:
         joules = integrate(inside, bounds[0], bounds[1], self.source.averages) if len(inside) >= 2 else None
         return None if joules is None else joules / (bounds[1] - bounds[0])
 
-    def mean_power(self, bounds: Tuple[float, float], inferences: int = 0) -> Optional[MeanPower]:
+    def mean_power(self, bounds: Tuple[float, float], calls: float = 0.0) -> Optional[MeanPower]:
         """Mean of the total with its errors; None with too few readings, or too few because the sensor was gone."""
         values = updates(self.total, self.rate, bounds)
         watts = self.mean_w(self.total, bounds)
@@ -89,7 +89,7 @@ class Readings:
             "sampling": power_interval.sampling_w(values, max(self.steps.values())),
             "resolution": self._resolution_w(bounds),
             "timing": abs(edge_w) * self.rate.period_s / 2 / seconds if self.rate.held else 0.0,
-            "beat": power_interval.beat_w(inside, values, self.rate, inferences, seconds),
+            "beat": power_interval.beat_w(inside, values, self.rate, calls, seconds),
             "gaps": spread_w * gap_s / seconds,
         }
         return MeanPower(watts, errors, len(values), gap_s)

@@ -48,6 +48,14 @@ def measured(desk: Desk, asked: RunRequest, unmeasured: Dict[str, str]) -> Optio
     return powered
 
 
+def work_done(powered: Optional[Mapping[str, Any]], windows: Optional[Mapping[str, Any]]) -> Tuple[int, float]:
+    """Inferences in the window under load, and its seconds, from what either of the two gave."""
+    if powered is not None:
+        return int(powered["inferences"]), float(powered["window_s"])
+    begin, end = (windows or {})["load"]
+    return int((windows or {})["inferences"]), float(end - begin)
+
+
 def held_for_meter(desk: Desk, asked: RunRequest) -> energy.Windows:
     """Idle, load, idle, as long as the host wants them; their bounds on this machine's monotonic clock."""
     idle_before = _idle(desk, asked.idle_s, "idle before")
@@ -84,7 +92,7 @@ def _windows(desk: Desk, asked: RunRequest, source: PowerSource, sampler: energy
 
 def _bounded(before: Tuple[float, float], loaded: Mapping[str, Any], after: Tuple[float, float]) -> energy.Windows:
     bounds = (float(loaded["begin_s"]), float(loaded["end_s"]))
-    return energy.Windows(before, bounds, after, int(loaded["inferences"]))
+    return energy.Windows(before, bounds, after, int(loaded["inferences"]), int(loaded["batch"]))
 
 
 def _idle(desk: Desk, seconds: float, phase: str) -> Tuple[float, float]:

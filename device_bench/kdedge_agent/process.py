@@ -56,7 +56,10 @@ def agent_command(*words: str) -> Tuple[List[str], Dict[str, str]]:
 def _command(threads: int) -> Tuple[List[str], Dict[str, str]]:
     """Command and environment of a worker; numpy starts no threads in it."""
     command, environment = agent_command("--worker")
-    return command, {**environment, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": str(threads)}
+    # ONNX Runtime (1.32, Linux) would write into ~/.cache and start a thread that uploads. It reads this as it is
+    # imported; its function for the same comes too late.
+    quiet = {"ORT_DISABLE_TELEMETRY": "1"}
+    return command, {**environment, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": str(threads), **quiet}
 
 
 def oom_kills() -> Optional[int]:

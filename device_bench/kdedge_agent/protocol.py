@@ -8,6 +8,7 @@ host to agent on stdin, agent to host on stdout.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 from typing import (
     Any,
@@ -27,6 +28,9 @@ MAX_SAMPLES = 1000000
 """Latencies of one run; more would not fit into a message, and no statistic gains by more."""
 REQUESTS = ("facts", "probe", "measure", "score", "remove", "clock", "bye")
 REPLIES = ("hello", "progress", "result", "error")
+
+_MOST_DIGITS = 20
+_MOST_WHOLE = 2**63 - 1
 
 T = TypeVar("T")
 
@@ -59,7 +63,9 @@ def decode(line: bytes) -> Dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ProtocolError(f"line of more than {MAX_LINE_BYTES} bytes")
     try:
-        message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        message = json.loads(
+            line.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite
+        )
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"not a JSON line: {error}") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
@@ -69,6 +75,21 @@ def decode(line: bytes) -> Dict[str, Any]:
 
 def _refuse_constant(word: str) -> float:
     raise ValueError(f"{word} is no JSON")
+
+
+def _whole(word: str) -> int:
+    """A whole number of at most 63 bits: larger ones are no figure, and not every sum can take them."""
+    number = int(word) if len(word) <= _MOST_DIGITS else _MOST_WHOLE + 1
+    if abs(number) > _MOST_WHOLE:
+        raise ValueError(f"a whole number of {len(word)} digits")
+    return number
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word[:40]} is larger than a float")
+    return number
 
 
 def fits(value: object, hint: Any) -> bool:

@@ -62,6 +62,8 @@ def find_rapl(root: Path = ROOT) -> Tuple[Optional[PowerSource], Optional[str]]:
             continue
         counter = folder / "energy_uj"
         if sysfs.read_int(counter) is None:
+            if not name.startswith("package"):
+                continue
             return None, f"{sysfs.why_unreadable(counter)}; run as root or: sudo chmod a+r {counter}"
         package = folder.name.split(":")[1]
         domains[name if name.startswith("package") else f"{name}-{package}"] = folder

@@ -29,6 +29,9 @@ _TAKEN = (
 )
 
 
+_MOST_INPUTS, _MOST_LETTERS = 1024, 1000
+
+
 def _seconds(values: object, what: str) -> List[float]:
     """A list of finite seconds; what a device sends is not trusted to be one."""
     if not isinstance(values, list) or len(values) > MAX_SAMPLES:
@@ -75,6 +78,27 @@ def _texts(values: object, what: str) -> List[str]:
     return values
 
 
+def _inputs(values: object) -> List[Dict[str, Any]]:
+    """Name, shape and dtype of each input; none of an agent that does not tell."""
+    if not isinstance(values, list) or len(values) > _MOST_INPUTS:
+        raise ProtocolError(f"inputs: a list of at most {_MOST_INPUTS} is needed")
+    found = []
+    for value in values:
+        entry = {key: value.get(key) for key in ("name", "shape", "dtype")} if isinstance(value, dict) else {}
+        sizes = entry.get("shape")
+        texts = all(
+            isinstance(text, str) and len(text) <= _MOST_LETTERS for text in (entry.get("name"), entry.get("dtype"))
+        )
+        if not texts or not isinstance(sizes, list) or len(sizes) > 8 or not all(_is_size(n) for n in sizes):
+            raise ProtocolError("inputs: each has a name, a shape and a dtype")
+        found.append(entry)
+    return found
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 def _reasons(values: object) -> Dict[str, str]:
     if not isinstance(values, dict) or not all(isinstance(v, str) for pair in values.items() for v in pair):
         raise ProtocolError("unmeasured: only texts are allowed")
@@ -91,6 +115,7 @@ def build_record(
     artifact: Mapping[str, Any],
     versions: Mapping[str, Any],
     accuracy: Optional[Dict[str, Any]] = None,
+    device_sha256: Optional[str] = None,
 ) -> RunRecord:
     """A validated record; its latency figures are computed here, from the raw samples of the agent.
 
@@ -102,7 +127,8 @@ def build_record(
         created_at: UTC, ISO 8601, by the host's clock.
         artifact: path, format, precision, size_bytes, model, as the host knows them.
         versions: Of the host (``kdedge``); the agent's own are added.
-        accuracy: n and the scores on the device; None takes what stands under ``accuracy`` in the result.
+        device_sha256: As in RunRecord.
+        accuracy: n and the scores on the device, which the host works out; None where it was not asked for.
 
     Raises:
         ProtocolError: the result lacks something, or something in it is of a wrong type.
@@ -125,10 +151,9 @@ def build_record(
         latency[key] = raw[key] if isinstance(raw.get(key), kind) else None
     if result["verdict"] not in VERDICTS:
         raise ProtocolError(f"verdict {str(result['verdict'])[:40]!r} is unknown")
-    scored = accuracy if accuracy is not None else result.get("accuracy")
     agent_versions = result.get("versions") or {}
-    if not isinstance(scored, (dict, type(None))) or not isinstance(agent_versions, dict):
-        raise ProtocolError("accuracy and versions: objects are needed")
+    if not isinstance(agent_versions, dict):
+        raise ProtocolError("versions: an object is needed")
     unmeasured: Dict[str, str] = {**_reasons(result["unmeasured"]), **reasons}
     rate = _throughput(result, samples, counts, unmeasured)
     profile = result.get("profile")
@@ -136,7 +161,7 @@ def build_record(
         raise ProtocolError("profile: an object is needed")
     if profile is None:
         unmeasured["profile"] = "measured by --profile"
-    if scored is None:
+    if accuracy is None:
         unmeasured["accuracy"] = "not asked for"
     _texts(result["verdict_reasons"], "verdict_reasons")
     return from_dict(
@@ -149,13 +174,15 @@ def build_record(
             "created_at": created_at,
             "device": device,
             "device_kind": device_kind,
+            "device_sha256": device_sha256,
             "artifact": dict(artifact),
             "latency_s": latency,
-            "accuracy": scored,
+            "accuracy": accuracy,
             "unmeasured": unmeasured,
             "versions": {**agent_versions, **versions},
             "throughput": rate,
             "profile": profile,
+            "inputs": _inputs(result.get("inputs", [])),
         },
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from kdedge_agent import neighbours
+from kdedge_agent import cpufreq, neighbours
 
 BUSY_LOAD = 0.5
 """Load average before the run, as a share of the processors, above which other work is named."""
@@ -16,12 +16,12 @@ STARTS_SPREAD = 0.05
 Snapshot = Mapping[str, Any]
 
 
-def condition_remarks(before: Snapshot, cpu_count: Optional[int]) -> List[str]:
-    """Governor, and load before the run."""
+def condition_remarks(before: Snapshot, cpu_count: Optional[int], cpus: Optional[Sequence[int]] = None) -> List[str]:
+    """Governor of the measured processors, and load before the run."""
     remarks = []
     governors: Dict[str, List[str]] = {}
     for policy, entry in (before.get("frequency") or {}).items():
-        if entry.get("governor") not in (None, "performance"):
+        if entry.get("governor") not in (None, "performance") and cpufreq.has_any(entry.get("cpus"), cpus):
             governors.setdefault(entry["governor"], []).append(policy)
     for governor, policies in governors.items():
         remarks.append(
@@ -31,7 +31,10 @@ def condition_remarks(before: Snapshot, cpu_count: Optional[int]) -> List[str]:
         )
     load = before.get("load_average")
     if load and cpu_count and load[0] > BUSY_LOAD * cpu_count:
-        remarks.append(f"remark: load average {load[0]:.2f} before the run on {cpu_count} processors: other work ran")
+        remarks.append(
+            f"remark: load average {load[0]:.2f} before the run on {cpu_count} processors: "
+            "other work ran, or the run before this one"
+        )
     return remarks
 
 
@@ -60,6 +63,18 @@ def starts_remarks(medians_s: Sequence[float]) -> List[str]:
     ]
 
 
+def of_a_batch(scenario: str, inputs: Sequence[Mapping[str, Any]]) -> List[str]:
+    """One sample after the other was asked for, and the artifact takes several at a time."""
+    shape = inputs[0]["shape"] if inputs else []
+    if scenario != "single-stream" or len(shape) < 2 or shape[0] <= 1:
+        return []
+    sizes = "x".join(map(str, shape))
+    return [
+        f"remark: a call takes {sizes}: latency and energy are of one call. If its first dimension counts samples, "
+        "measure them with --scenario offline"
+    ]
+
+
 def unmet(
     cooled: Optional[Mapping[str, Any]],
     governor: Optional[Mapping[str, Any]],
@@ -76,9 +91,9 @@ def unmet(
     """
     remarks = []
     if cooled is not None and not cooled["reached"]:
+        was = "told no temperature any more" if cooled["to_c"] is None else f"was still at {cooled['to_c']:.1f} °C"
         remarks.append(
-            f"remark: after {cooled['waited_s']:.0f} s the board was still at {cooled['to_c']:.1f} °C instead of "
-            f"{cooled['target_c']:g} °C"
+            f"remark: after {cooled['waited_s']:.0f} s the board {was}; {cooled['target_c']:g} °C was asked for"
         )
     if governor is not None and governor["refused"]:
         words = (reason if policy == "all" else f"{policy}: {reason}" for policy, reason in governor["refused"].items())

@@ -138,6 +138,7 @@ def _measure(
     if not timed["warmup_steady"]:
         reasons.append(f"remark: the warm-up ended before it was steady ({timed['warmup_rule']})")
     reasons += remarks.unmet(cooled, change.report if change else None, asked.threads, cpus)
+    reasons += remarks.of_a_batch(asked.scenario, timed["inputs"])
     taken = ("samples", "warmup_samples", "warmup_steady", "warmup_rule", "preempted", "waited_s", "starts")
     latency = {key: timed[key] for key in taken}
     unmeasured = dict(timed["unmeasured"])
@@ -148,6 +149,13 @@ def _measure(
         unmeasured["power_w"] = unmeasured["energy_j_per_inference"] = "left to the meter on the host"
     else:
         powered = power_window.measured(desk, asked, unmeasured)
+    after_power = None
+    if powered or windows:
+        after_power = facts.snapshot(ROOT, work_dir().parent)
+        inferences, window_s = power_window.work_done(powered, windows)
+        reasons += verdict.of_power_window(
+            timed["samples"], after, after_power, cpus, inferences / timed["batch_size"], window_s
+        )
     return {
         "artifact_sha256": asked.artifact_sha256,
         "artifact_size_bytes": size,
@@ -171,6 +179,7 @@ def _measure(
             **device,
             "before": before,
             "after": after,
+            "after_power": after_power,
             "during": during,
             "thirds": verdict.thirds(during),
             "others": others,

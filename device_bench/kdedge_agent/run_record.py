@@ -107,7 +107,8 @@ class RunRecord:
             sources_found (every source by name), estimate (of what the source does not measure, or None). Of a meter
             on the host also meter, clock, windows_s, error_j. None where no source is.
         accuracy: n, and accuracy and f1_macro of the artifact on the device, or exact_match and f1 of answers out of
-            texts; None where not asked for.
+            texts; runtime that scored; data (source, split, sha256 of samples and labels; older records lack it). None
+            where not asked for.
         unmeasured: quantity -> reason, for every null above.
         facts: What the agent saw of the device; before, after and (about once a second) during the timing; thirds
             (temperature and frequency of the first and the last), others (what else used the processors),
@@ -116,6 +117,9 @@ class RunRecord:
         verdict_reasons: In plain words, with the cure.
         versions: kdedge, agent, protocol.
         throughput: Of ``offline``: samples_per_s, ci95, ci95_method, batch_size, batches; None otherwise.
+        device_sha256: Of the device's address, port and interpreter as they were set then, which the record does not
+            tell; None in older records.
+        inputs: name, shape and dtype of each input as it was timed; empty in older records.
         profile: Where it was asked for: method, runs, inference_s, ops_s, by_op and ops (ONNX Runtime,
             ``op_profile.from_trace``); ops (None) and delegates (TFLite, ``op_profile.delegated``).
     """
@@ -145,6 +149,8 @@ class RunRecord:
     versions: Dict[str, Any] = field(default_factory=dict)
     throughput: Optional[Dict[str, Any]] = None
     profile: Optional[Dict[str, Any]] = None
+    inputs: List[Dict[str, Any]] = field(default_factory=list)
+    device_sha256: Optional[str] = None
 
     @property
     def starts(self) -> int:

@@ -23,6 +23,10 @@ def _check_runtime_request(artifact: str, sha256: str, format: str, threads: int
     require(1 <= threads <= 256, "threads: from 1 to 256")
 
 
+def _check_provider(name: Optional[str]) -> None:
+    require(name is None or bool(re.fullmatch(r"[A-Za-z0-9_]{1,64}", name)), "provider: a name like cuda")
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """What the host asks the agent to measure.
@@ -55,6 +59,8 @@ class RunRequest:
         wait_s: At most so many seconds until another measurement on the device has ended.
         starts: Time in so many processes, one after the other, each with its own load, first inference and warm-up;
             they share the repetitions and the seconds. Power and profile are measured in the last one alone.
+        input_shapes: Input -> its whole shape, where the artifact leaves more open than the batch; ``""`` is the only
+            input there is.
     """
 
     artifact: str
@@ -80,9 +86,16 @@ class RunRequest:
     provider: Optional[str] = None
     wait_s: float = 600.0
     starts: int = 1
+    input_shapes: Optional[Dict[str, List[int]]] = None
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
+        for name, shape in (self.input_shapes or {}).items():
+            require(fits(name, str) and len(name) < 200, "input_shapes: names of inputs")
+            require(
+                fits(shape, list) and len(shape) <= 8 and all(fits(n, int) and 0 < n < 2**31 for n in shape),
+                "input_shapes: up to 8 positive whole numbers each",
+            )
         require(self.scenario in SCENARIOS, f"scenario {self.scenario!r}: one of {', '.join(SCENARIOS)}")
         if self.batch_size is not None:
             require(self.scenario == "offline", "batch_size: single-stream takes one sample at a time")
@@ -92,8 +105,7 @@ class RunRequest:
             require(0 < len(self.pin) <= 4096 and numbers, "pin: numbers of processors, from 0 on")
         if self.governor is not None:
             require(bool(re.fullmatch(r"[a-z_]{1,32}", self.governor)), "governor: a name like performance")
-        if self.provider is not None:
-            require(bool(re.fullmatch(r"[A-Za-z0-9_]{1,64}", self.provider)), "provider: a name like cuda")
+        _check_provider(self.provider)
         require(self.cool_down_s is None or 0 < self.cool_down_s <= 86400, "cool_down_s: up to 86400 seconds")
         require(self.cool_down_c is None or 0 < self.cool_down_c < 150, "cool_down_c: degrees Celsius below 150")
         require(self.cool_down_s is None or self.cool_down_c is None, "cool_down: seconds or degrees, not both")
@@ -142,6 +154,7 @@ class ScoreRequest:
         runtime: As in RunRequest.
         threads: Intra-op threads of the runtime.
         wait_s: As in RunRequest.
+        provider: As in RunRequest.
     """
 
     artifact: str
@@ -156,9 +169,11 @@ class ScoreRequest:
     runtime: Optional[str] = None
     threads: int = 1
     wait_s: float = 600.0
+    provider: Optional[str] = None
 
     def __post_init__(self) -> None:
         _check_runtime_request(self.artifact, self.artifact_sha256, self.format, self.threads)
+        _check_provider(self.provider)
         require(0 <= self.wait_s <= 86400, "wait_s: from 0 to 86400 seconds")
         require(self.dtype in ("float32", "uint8", "int32"), "dtype: float32, uint8 or int32")
         require(

@@ -266,6 +266,7 @@ def serve(stdin: IO[bytes], stdout: IO[bytes]) -> int:
     desk = Desk(Sender(stdout), scratch)
     busy = False
     try:
+        stdout.write(b"\n")  # a login script may have left its last line without an end
         desk.reply(_hello(scratch))
         threading.Thread(target=_read_requests, args=(stdin, desk.events), daemon=True).start()
         going = True

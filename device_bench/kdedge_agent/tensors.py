@@ -18,13 +18,19 @@ OPEN_BATCH = 8
 """Samples in a batch of ``offline`` where neither the artifact nor the user says."""
 
 
-def batch_size(session: Session, asked: Optional[int]) -> int:
+def batch_size(session: Session, asked: Optional[int], given: Optional[Mapping[str, List[int]]] = None) -> int:
     """Samples in one batch: the artifact's own, else what was asked.
+
+    Args:
+        session: Of the artifact.
+        asked: By the user.
+        given: As in ``input_shapes``.
 
     Raises:
         RuntimeRefused: another size was asked than the artifact has.
     """
-    shape = session.inputs[0].shape
+    first = session.inputs[0]
+    shape = (given or {}).get(first.name) or (given or {}).get("") or first.shape
     own = shape[0] if shape else 1
     if own == DYNAMIC:
         return asked or OPEN_BATCH
@@ -33,20 +39,63 @@ def batch_size(session: Session, asked: Optional[int]) -> int:
     return own
 
 
-def random_inputs(session: Session, seed: int, batch: int = 1) -> List[Array]:
+def input_shapes(
+    session: Session, batch: int, given: Optional[Mapping[str, List[int]]] = None
+) -> List[Tuple[int, ...]]:
+    """The shape of each input: the file's own, with ``batch`` where it leaves the first dimension open.
+
+    Args:
+        session: Of the artifact.
+        batch: Samples in a call.
+        given: Input -> its whole shape, by the user; ``""`` is the only input there is.
+
+    Raises:
+        RuntimeRefused: another dimension is open and its size not given, or a size is given that the file has not.
+    """
+    asked = dict(given or {})
+    if "" in asked and len(session.inputs) == 1:
+        asked[session.inputs[0].name] = asked.pop("")
+    names = [info.name for info in session.inputs]
+    for name in asked:
+        if name not in names:
+            raise RuntimeRefused(
+                f"--input-shape names no input {name!r}", f"The model takes {', '.join(names)}: write NAME=1x3x224x224"
+            )
+    return [_input_shape(info, batch, asked.get(info.name)) for info in session.inputs]
+
+
+def _input_shape(info: TensorInfo, batch: int, asked: Optional[List[int]]) -> Tuple[int, ...]:
+    declared = "x".join("?" if size == DYNAMIC else str(size) for size in info.shape)
+    if asked is not None:
+        fits = len(asked) == len(info.shape) and all(own in (DYNAMIC, size) for own, size in zip(info.shape, asked))
+        if not fits:
+            what = "x".join(map(str, asked))
+            raise RuntimeRefused(f"--input-shape {info.name}={what} does not fit", f"The model takes {declared}")
+        return tuple(asked)
+    if DYNAMIC in info.shape[1:]:
+        raise RuntimeRefused(
+            f"the model leaves sizes of its input {info.name} open ({declared}), and its time depends on them",
+            f"Say which to measure: --input-shape {info.name}={declared.replace('?', 'N')}, a number for each N",
+        )
+    return tuple(batch if size == DYNAMIC else size for size in info.shape)
+
+
+def random_inputs(
+    session: Session, seed: int, batch: int = 1, given: Optional[Mapping[str, List[int]]] = None
+) -> List[Array]:
     """One array for each input, for timing where no samples are given; the same for a seed everywhere.
 
     Floats are standard normal, 8- and 16-bit integers uniform over their range. 32- and 64-bit integers and
     booleans are ones: they are token ids and masks, and an id outside the vocabulary would be refused.
-    Dimensions that the caller chooses are 1, but for the first, which is ``batch``.
+
+    Raises:
+        RuntimeRefused: as ``input_shapes``, which decides on the shapes.
     """
     import numpy as np
 
     generator = random.Random(seed)
     arrays: List[Array] = []
-    for info in session.inputs:
-        chosen = (batch, *[1] * len(info.shape))
-        shape = tuple(own if size == DYNAMIC else size for size, own in zip(info.shape, chosen))
+    for info, shape in zip(session.inputs, input_shapes(session, batch, given)):
         count = int(np.prod(shape, dtype=np.int64))
         dtype = np.dtype(info.dtype)
         if dtype.kind == "f":

@@ -8,9 +8,10 @@ the worker differ from each other is neither drift nor noise: it is remarked, an
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from kdedge_agent import neighbours
+from kdedge_agent import cpufreq, neighbours
 from kdedge_agent.between_starts import split
 from kdedge_agent.cooldown import hottest
 from kdedge_agent.drift import drift
@@ -25,6 +26,8 @@ NOISE_IQR = 0.15
 """A middle half of the samples wider than this share of p50 is noisy."""
 FREQUENCY_DROP = 0.10
 """The processor's clock under load sank by more than this share of what it was."""
+_MIN_GLANCES = 2
+"""So many glances of a third tell its clock by themselves."""
 WAITED = 0.05
 """The worker stood ready without a processor for more than this share of the timed seconds."""
 STOLEN = 0.05
@@ -63,18 +66,45 @@ def decide(
     taken = _taken(samples_s, other, cpus)
     found = [
         ("undervoltage", _undervoltage(before, after, during)),
-        ("throttled", _throttled(before, after, during)),
+        ("throttled", _throttled(before, after, during, cpus) + _slowed(during, _became_slower(samples_s, starts))),
         ("noisy", taken),
         ("drifting", _drifting(samples_s, during, starts)),
         ("noisy", _noisy(_levelled(samples_s, starts, medians), "" if taken else neighbours.named(other, cpus))),
     ]
     reasons = [reason for _, said in found for reason in said]
-    reasons += condition_remarks(before, cpu_count) + starts_remarks(medians)
+    reasons += condition_remarks(before, cpu_count, cpus) + starts_remarks(medians)
     reasons += [] if taken else busy_remarks(other, cpus)
     for word, said in found:
         if said:
             return word, reasons
     return "steady", [_steady(samples_s, starts), *reasons]
+
+
+def of_power_window(
+    samples_s: Sequence[float],
+    before: Snapshot,
+    after: Snapshot,
+    cpus: Optional[Sequence[int]],
+    calls: float,
+    window_s: float,
+) -> List[str]:
+    """Remarks where the window of the power was slowed down, or ran at another pace than what was timed.
+
+    Args:
+        samples_s: Timed latencies in seconds.
+        before: Snapshot after timing.
+        after: Snapshot after the window.
+        cpus: As in :func:`decide`.
+        calls: In the window.
+        window_s: Its length.
+    """
+    said = _undervoltage(before, after, []) + _throttled(before, after, [], cpus)
+    if calls > 0 and samples_s:
+        pace = window_s / calls / (math.fsum(samples_s) / len(samples_s)) - 1
+        if abs(pace) > DRIFT_RATIO:
+            word = "longer" if pace > 0 else "shorter"
+            said.append(f"a call took {abs(pace):.0%} {word} than in the timing, so that the energy is of another pace")
+    return [f"remark: in the power window {reason}" for reason in said]
 
 
 def _levelled(samples_s: Sequence[float], starts: Sequence[int], medians: Sequence[float]) -> Sequence[float]:
@@ -89,11 +119,16 @@ def _flags(snapshot: Snapshot) -> List[str]:
 
 
 def _raised(before: Snapshot, after: Snapshot, during: Sequence[Snapshot], flag: str) -> bool:
-    """The flag was up in one of the looks at the board, or went up between the first and the last."""
+    """The flag was up in one of the looks at the board, or went up between two of them.
+
+    ``since_boot`` is the firmware's word for what it has not been told to forget: where the kernel's hwmon driver has
+    it forget at each of its polls, it may be gone again at the last look.
+    """
     since = f"{flag}_since_boot"
-    if any(flag in _flags(look) for look in (before, after, *during)):
+    looks = [_flags(look) for look in (before, *during, after)]
+    if any(flag in flags for flags in looks):
         return True
-    return since in _flags(after) and since not in _flags(before)
+    return any(since in now and since not in then for then, now in zip(looks, looks[1:]))
 
 
 def _undervoltage(before: Snapshot, after: Snapshot, during: Sequence[Snapshot]) -> List[str]:
@@ -105,7 +140,9 @@ def _undervoltage(before: Snapshot, after: Snapshot, during: Sequence[Snapshot])
     ]
 
 
-def _throttled(before: Snapshot, after: Snapshot, during: Sequence[Snapshot]) -> List[str]:
+def _throttled(
+    before: Snapshot, after: Snapshot, during: Sequence[Snapshot], cpus: Optional[Sequence[int]]
+) -> List[str]:
     reasons = [
         f"the firmware reports {flag.replace('_', ' ')} during the run. {_COOL}"
         for flag in _THROTTLE
@@ -120,24 +157,39 @@ def _throttled(before: Snapshot, after: Snapshot, during: Sequence[Snapshot]) ->
     for policy, entry in (after.get("frequency") or {}).items():
         was = ((before.get("frequency") or {}).get(policy) or {}).get("limit_hz")
         now = entry.get("limit_hz")
-        if was and now and now < was:
+        if was and now and now < was and cpufreq.has_any(entry.get("cpus"), cpus):
             reasons.append(f"the clock limit of {policy} sank from {was / 1e6:.0f} to {now / 1e6:.0f} MHz. {_COOL}")
-    return reasons + _slowed(during)
-
-
-def _slowed(during: Sequence[Snapshot]) -> List[str]:
-    """The clock under load, first third of the glances against the last."""
-    if len(during) < 3:
-        return []
-    third = len(during) // 3
-    reasons = []
-    for policy in during[0].get("frequency_hz") or {}:
-        first = [g["frequency_hz"][policy] for g in during[:third] if policy in g["frequency_hz"]]
-        last = [g["frequency_hz"][policy] for g in during[-third:] if policy in g["frequency_hz"]]
-        if first and last and max(last) < (1 - FREQUENCY_DROP) * max(first):
-            was, now = max(first) / 1e6, max(last) / 1e6
-            reasons.append(f"the clock of {policy} sank from {was:.0f} to {now:.0f} MHz under load. {_COOL}")
     return reasons
+
+
+def _became_slower(samples_s: Sequence[float], starts: Sequence[int]) -> bool:
+    found = drift(samples_s, starts)
+    return found is not None and found["ratio"] is not None and bool(found["ratio"] > 1 + DRIFT_RATIO)
+
+
+def _slowed(during: Sequence[Snapshot], became_slower: bool) -> List[str]:
+    """The clock that the worker ran at, first third of the glances against the last.
+
+    Clocks of other processors say nothing: they sink where those have nothing to do. One glance a third is a moment's
+    clock, and counts where the latencies say the same.
+    """
+    clocks = [found for found in map(_own_clock, during) if found is not None]
+    third = len(clocks) // 3
+    if third < (1 if became_slower else _MIN_GLANCES):
+        return []
+    (was, first), (now, last) = max(clocks[:third]), max(clocks[-third:])
+    if now >= (1 - FREQUENCY_DROP) * was:
+        return []
+    whose = first if first == last else f"{first}, then {last}"
+    return [f"the clock of {whose} sank from {was / 1e6:.0f} to {now / 1e6:.0f} MHz under load. {_COOL}"]
+
+
+def _own_clock(look: Snapshot) -> Optional[Tuple[int, str]]:
+    """The fastest clock in Hz among the policies the worker's threads ran on, and whose; None where none is told."""
+    clocks: Mapping[str, int] = look.get("frequency_hz") or {}
+    own = look.get("worker_policies")
+    found = [(hertz, policy) for policy, hertz in clocks.items() if hertz > 0 and (own is None or policy in own)]
+    return max(found, default=None)
 
 
 def thirds(during: Sequence[Snapshot]) -> Optional[Dict[str, Any]]:
@@ -178,9 +230,7 @@ def _drifting(samples_s: Sequence[float], during: Sequence[Snapshot], starts: Se
     if found is None or found["ratio"] is None:
         return []
     several = len(starts) > 1
-    if abs(found["ratio"] - 1) > DRIFT_RATIO and (
-        found["significant"] or (found["significant"] is None and not several)
-    ):
+    if abs(found["ratio"] - 1) > DRIFT_RATIO and found["significant"]:
         change, whose = found["ratio"] - 1, ("the last third's", "the first third's")
     elif several and found["inside"]["significant"] and abs(found["inside"]["ratio"] - 1) > DRIFT_RATIO:
         change, whose = found["inside"]["ratio"] - 1, ("within its starts the last third's", "the first third's")
@@ -243,7 +293,7 @@ def _steady(samples_s: Sequence[float], starts: Sequence[int]) -> str:
     found = drift(samples_s, starts)
     if found is not None and len(starts) > 1:
         found = found["inside"]
-    if found is None or found["ratio"] is None:
-        return f"nothing spoke against it in {len(samples_s)} samples"
+    if found is None or found["ratio"] is None or found["significant"] is None:
+        return f"nothing spoke against it in {len(samples_s)} samples, too few to tell a drift"
     of = f" of the {len(starts)} starts" if len(starts) > 1 else ""
     return f"first and last third{of} agree within {abs(found['ratio'] - 1):.1%}, n = {len(samples_s)}"

@@ -18,9 +18,12 @@ _LOCK = "lock"
 
 
 def work_dir() -> Path:
-    """``~/.cache/kdedge`` of the user that the agent runs as, or under XDG_CACHE_HOME (not made here)."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "kdedge"
+    """``~/.cache/kdedge`` of the user that the agent runs as (not made here).
+
+    Whatever XDG_CACHE_HOME says: one login may have it and another not, and measurements of all take turns by a lock
+    in this folder.
+    """
+    return Path("~/.cache/kdedge").expanduser()
 
 
 class Scratch:

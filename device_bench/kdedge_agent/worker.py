@@ -80,8 +80,9 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
     memory.end("load")
     sender.send({"type": "doing", "phase": "first", "doing": f"running the first inference with {name}"})
     offline = request.scenario == "offline"
-    batch = tensors.batch_size(session, request.batch_size) if offline else 1
-    session.set_inputs(tensors.random_inputs(session, request.seed, batch))
+    batch = tensors.batch_size(session, request.batch_size, request.input_shapes) if offline else 1
+    arrays = tensors.random_inputs(session, request.seed, batch, request.input_shapes)
+    session.set_inputs(arrays)
     first_s = timing.time_once(session.invoke)
     memory.end("first")
     sender.send({"type": "doing", "phase": "warm-up", "doing": f"warming up with {name}"})
@@ -108,7 +109,7 @@ def measure(request: RunRequest, sender: Sender, commands: Commands) -> None:
         {
             "type": "timed",
             "runtime": session.described(),
-            "inputs": [_described(info) for info in session.inputs],
+            "inputs": [{**_described(info), "shape": list(array.shape)} for info, array in zip(session.inputs, arrays)],
             "outputs": [_described(info) for info in session.outputs],
             "load_s": session.load_s,
             "first_inference_s": first_s,
@@ -159,7 +160,7 @@ def _serve_power(invoke: Callable[[], Any], batch: int, sender: Sender, commands
         end_s = time.monotonic()
         commands.stop.clear()
         _run_for(invoke, settle_s)
-        sender.send({"type": "loaded", "inferences": count, "begin_s": begin_s, "end_s": end_s})
+        sender.send({"type": "loaded", "inferences": count, "batch": batch, "begin_s": begin_s, "end_s": end_s})
 
 
 def _run_for(invoke: Callable[[], Any], seconds: float) -> None:
@@ -203,7 +204,7 @@ def score(request: ScoreRequest, sender: Sender, commands: Commands) -> None:
     )
     from kdedge_agent import runtimes, tensors
 
-    session = runtimes.load(request.artifact, request.format, request.runtime, request.threads)
+    session = runtimes.load(request.artifact, request.format, request.runtime, request.threads, request.provider)
     sender.send({"type": "doing", "phase": "scoring", "doing": f"scoring with {session.name}"})
     names, shape = request.columns, request.shape
     samples = tensors.read_samples(request.samples, [len(names), *shape] if names else shape, request.dtype)

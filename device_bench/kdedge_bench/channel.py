@@ -98,7 +98,7 @@ class AgentChannel:
             message: With its ``type``.
             on_progress: Called with every ``progress`` message, cleaned.
             about: The artifact as it is here, for what the agent says about it.
-            limit_s: Seconds for the whole, however lively the agent is.
+            limit_s: Seconds in which the agent has to come further, by what it tells, however lively it is.
 
         Returns:
             The ``result`` message, its strings cleaned.
@@ -109,15 +109,24 @@ class AgentChannel:
         """
         self._send(message)
         until = time.monotonic() + limit_s
-        budget = MAX_ANSWER_BYTES
+        budget, furthest = MAX_ANSWER_BYTES, None
         while True:
-            line = self._next_line(min(self._silence_s, max(0.0, until - time.monotonic())))
+            if time.monotonic() >= until:
+                raise WireError(
+                    f"the device has come no further for {limit_s:.0f} s",
+                    where=self._device.name,
+                    cure="Ask for less in one measurement (--repetitions, --seconds), or look at the device",
+                )
+            line = self._next_line(min(self._silence_s, max(0.1, until - time.monotonic())))
             budget -= len(line)
             if budget < 0:
                 raise self._refused(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             answer = self._parse(line)
             kind = answer["type"]
             if kind == "progress":
+                now = answer.get("phase"), answer.get("done")
+                if now != furthest:
+                    until, furthest = time.monotonic() + limit_s, now
                 if on_progress is not None:
                     on_progress(answer)
             elif kind == "result":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdedge.errors import KdedgeError
+from kdedge.errors import AgentError, KdedgeError
 
 from kdedge_bench import setup, wheels
 from kdedge_bench.agent_zip import agent_zip
@@ -121,13 +121,22 @@ def _disk(ground: Ground) -> Check:
 def _ask_agent(transport: Transport, ground: Ground) -> list[Check]:
     agent_path = ensure_agent(transport, ground, agent_zip())
     with transport.open_agent(ground, agent_path) as agent:
-        checks = [Check("agent", True, f"agent {agent.greeting.get('agent_version')} runs")]
+        checks = [Check("agent", True, one_line(f"agent {agent.greeting.get('agent_version')} runs", 60))]
         facts = agent.request({"type": "facts"}).get("facts")
         found = agent.request({"type": "probe"}).get("runtimes")
-    checks += _runtimes(transport.device, ground, found if isinstance(found, dict) else {})
+    checks += _runtimes(transport.device, ground, _named_runtimes(found, transport.device))
     if isinstance(facts, dict):
         checks += [_power(facts), _governor(facts), *_throttle(facts), _memory(facts)]
     return checks
+
+
+def _named_runtimes(found: object, device: Device) -> dict[str, dict[str, Any]]:
+    """The agent's answer to a probe: runtime -> what is known of it."""
+    if isinstance(found, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("formats") or [], list) for entry in found.values()
+    ):
+        return found
+    raise AgentError("the agent did not name its runtimes", where=device.name)
 
 
 def _runtimes(device: Device, ground: Ground, found: Mapping[str, Mapping[str, Any]]) -> list[Check]:
@@ -185,7 +194,7 @@ def _throttle(facts: Mapping[str, Any]) -> list[Check]:
 def _memory(facts: Mapping[str, Any]) -> Check:
     memory = facts.get("memory")
     free = memory.get("available_bytes") if isinstance(memory, dict) else None
-    if not isinstance(free, int):
+    if not isinstance(free, int) or free < 0:
         return Check("memory", None, "the kernel does not say")
     text = f"{free / 1e9:.1f} GB available"
     if free < LOW_MEMORY_BYTES:

@@ -6,11 +6,16 @@ user: comments and order are kept when kdedge changes it.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import fcntl
+import hashlib
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,6 +59,12 @@ class Device:
     python: str | None = None
     ssh_config: str | None = None
     tags: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of what decides which machine and interpreter it is, for records that shall not tell the address."""
+        told = json.dumps([self.address, self.port, self.python])
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def __post_init__(self) -> None:
         _check_name(self.name, "the name of a device")
@@ -181,34 +192,42 @@ def add_device(device: Device, *, replace: bool = False) -> Path:
     Raises:
         UserError: the name is taken, or the file cannot be read or written.
     """
-    if device.is_local or device.name == LOCAL_NAME:
-        raise UserError(f"'{LOCAL_NAME}' is this machine and always there", cure="Choose another name")
-    if device.name == ALL_NAME:
-        raise UserError(f"'{ALL_NAME}' means every device", cure="Choose another name")
-    document = _read()
-    tables = _tables(document)
-    if device.name in tables and not replace:
-        there = _from_table(device.name, tables[device.name]).address
-        raise UserError(
-            f"a device called {device.name} is there already ({there})",
-            where=config_path(),
-            cure=f"Choose another name, or remove it first: kdedge device remove {device.name}",
-        )
-    import tomlkit
+    _refuse_own_names(device)
+    with _edited() as document:
+        tables = _tables(document)
+        if device.name in tables and not replace:
+            there = _from_table(device.name, tables[device.name]).address
+            raise UserError(
+                f"a device called {device.name} is there already ({there})",
+                where=config_path(),
+                cure="Choose another name, or change that one with --replace, which keeps what is not given",
+            )
+        _put(document, device)
+    return config_path()
 
-    if "devices" not in document:
-        document["devices"] = tomlkit.table(is_super_table=True)
-    table = tables[device.name] if device.name in tables else tomlkit.table()
-    for field in fields(Device):
-        value = getattr(device, field.name)
-        if field.name == "name":
-            continue
-        if value not in (None, ()):
-            table[field.name] = list(value) if isinstance(value, tuple) else value
-        elif field.name in table:
-            del table[field.name]
-    document["devices"][device.name] = table
-    return _write(document)
+
+def change_device(name: str, given: Mapping[str, Any]) -> Device:
+    """Write some fields of a device into the file; the others stay. One that is not there yet is added.
+
+    Args:
+        name: Of the device.
+        given: Field -> value; None, or () for the tags, takes it away.
+
+    Returns:
+        The whole device.
+
+    Raises:
+        UserError: a field that no device can have, or the file cannot be read or written.
+    """
+    with _edited() as document:
+        tables = _tables(document)
+        if name in tables:
+            device = dataclasses.replace(_from_table(name, tables[name]), **given)
+        else:
+            device = Device(name=name, **given)
+        _refuse_own_names(device)
+        _put(document, device)
+    return device
 
 
 def remove_device(name: str) -> Device:
@@ -223,10 +242,77 @@ def remove_device(name: str) -> Device:
     if name == LOCAL_NAME:
         raise UserError(f"'{LOCAL_NAME}' is this machine and cannot be removed")
     device = get_device(name)
-    document = _read()
-    del document["devices"][name]
-    _write(document)
+    with _edited() as document:
+        tables = _tables(document)
+        if name in tables:  # else another has removed it meanwhile
+            del tables[name]
     return device
+
+
+def _refuse_own_names(device: Device) -> None:
+    if device.is_local or device.name == LOCAL_NAME:
+        raise UserError(f"'{LOCAL_NAME}' is this machine and always there", cure="Choose another name")
+    if device.name == ALL_NAME:
+        raise UserError(f"'{ALL_NAME}' means every device", cure="Choose another name")
+
+
+def _put(document: Any, device: Device) -> None:
+    """A device into the document, in the place of one of that name."""
+    import tomlkit
+    from tomlkit.items import InlineTable
+
+    if "devices" not in document:
+        document["devices"] = tomlkit.table(is_super_table=True)
+    tables = document["devices"]
+    if device.name in tables:
+        table = tables[device.name]
+    else:
+        table = tomlkit.inline_table() if isinstance(tables, InlineTable) else tomlkit.table()
+    for field in fields(Device):
+        value = getattr(device, field.name)
+        if field.name == "name":
+            continue
+        if value not in (None, ()):
+            table[field.name] = list(value) if isinstance(value, tuple) else value
+        elif field.name in table:
+            del table[field.name]
+    tables[device.name] = table
+
+
+@contextmanager
+def _edited() -> Iterator[Any]:
+    """The document, written when the block ends; what others change at the same time waits for it.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+    import tomlkit
+
+    path = config_path()
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = path.with_name(f"{path.name}.lock").open("a")
+    with lock:
+        with suppress(OSError):  # a network folder may have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        document = _read()
+        yield document
+        with _writing(path):
+            # Where the file is a link, what it points to is written: a user's dotfiles lie elsewhere.
+            write_atomic(path.resolve(), tomlkit.dumps(document), mode=0o600)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says into one line that speaks of this file."""
+    cure = "Free some space there or make the folder writable, or name another with KDEDGE_CONFIG_DIR"
+    try:
+        yield
+    except UserError as error:  # of write_atomic
+        raise UserError(error.what, where=path, cure=cure) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write: {reason}", where=path, cure=cure) from error
 
 
 def _read() -> Any:
@@ -236,22 +322,13 @@ def _read() -> Any:
 
     path = config_path()
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return tomlkit.document()
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", where=path) from error
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UserError(f"not TOML: {error}", where=path, cure="Correct the file or move it away") from None
-
-
-def _write(document: Any) -> Path:
-    import tomlkit
-
-    path = config_path()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(path, tomlkit.dumps(document), mode=0o600)
-    return path
 
 
 def _tables(document: Mapping[str, Any]) -> Any:

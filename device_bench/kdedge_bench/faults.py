@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 import shlex
 
@@ -40,6 +41,10 @@ class KeyRefusedError(UnreachableError):
     """The host does not accept the user's key."""
 
 
+class LoginShellError(UnreachableError):
+    """The login works, but nothing runs commands behind it."""
+
+
 class NoPythonError(AgentError):
     """No Python to run the agent with."""
 
@@ -67,42 +72,95 @@ def setup_command(device: Device) -> str:
     return f"kdedge device setup {device.name}"
 
 
-def explain_ssh(stderr: str, device: Device, *, known_host: str | None = None) -> KdedgeError:
+def explain_ssh(stderr: str, device: Device, *, way: str | None = None) -> KdedgeError:
     """The error for what the OpenSSH client said before it gave up.
 
     Args:
         stderr: Its standard error.
         device: Whom it tried to reach.
-        known_host: The name under which the host's key is on record, with ``-f FILE`` where it is not in
-            the default file; None takes the device's host and port.
+        way: The jump host or proxy that it went through, where there is one.
 
     Returns:
         An UnreachableError, or a WireError if the client said nothing that is known.
     """
     text = plain(stderr)
     where = f"{device.name}: {device.address}"
-    target = f"-p {device.port} {device.address}" if device.port else device.address
+    target, login = _target(device), _login(device)
+    # The client that goes through a jump host only sees that one end, and after it said why. Where the jump host did
+    # not get through to the device, it says so, and the fault is the device's as without it.
+    ends = _ENDED_ON_THE_WAY.search(text) if way is not None and "stdio forwarding failed" not in text else None
+    said_on_the_way = last_line(text[: ends.start()]) if ends is not None else ""
+    said = said_on_the_way or last_line(text)
     words = {
-        "detail": last_line(text),
-        "login": f"ssh {target}",
+        "detail": said,
+        "login": login,
         "target": target,
         "host": device.host,
         "port": device.port or 22,
-        "entry": known_host or _known_host(device.host, device.port),
+        "entry": _known_host(text, device),
     }
     for pattern, kind, what, cure in _SSH_FAULTS:
-        if re.search(pattern, text, re.IGNORECASE):
-            return kind(what.format(**words), where=where, cure=cure.format(**words))
-    said = last_line(text)
+        if not (match := re.search(pattern, text, re.IGNORECASE)):
+            continue
+        if ends is not None and kind not in (HostKeyChangedError, SshClientError):
+            return kind(
+                f"no way through {way}: {said}",
+                where=where,
+                cure=f"The fault lies on the way there{'' if said_on_the_way else ' or at the device'}: log in once "
+                f"with {login}, which goes the same way and asks for what is lacking",
+            )
+        words["detail"] = last_line(text[: match.end()] + text[match.end() :].partition("\n")[0])
+        return kind(what.format(**words), where=where, cure=cure.format(**words))
     return WireError(
         f"the connection ended: {said}" if said else "the connection ended without a word",
         where=where,
-        cure=f"Try ssh {target} by hand",
+        cure=f"Try {login} by hand",
     )
 
 
-def _known_host(host: str, port: int | None) -> str:
-    return shlex.quote(host if port in (None, 22) else f"[{host}]:{port}")
+def explain_login(heard: str, stderr: str, device: Device, *, has_ended: bool) -> LoginShellError:
+    """The error for a login that worked, and after which no command ran.
+
+    Args:
+        heard: What came on stdout.
+        stderr: Standard error.
+        device: Where.
+        has_ended: Whether it ended by itself; otherwise it went on without a command.
+    """
+    said = last_line(heard) or last_line(stderr)
+    what = "logged in, but the account runs no commands" if has_ended else "logged in, but no command began to run"
+    return LoginShellError(
+        f"{what}: {said}" if said else what,
+        where=f"{device.name}: {device.address}",
+        cure="The user there needs an ordinary login shell (chsh -s /bin/sh), and login scripts that wait for nobody: "
+        f"{_login(device)} true must come to its end",
+    )
+
+
+def _target(device: Device) -> str:
+    return f"-p {device.port} {device.address}" if device.port else device.address
+
+
+def _login(device: Device) -> str:
+    config = f"-F {shlex.quote(os.path.expanduser(device.ssh_config))} " if device.ssh_config else ""  # noqa: PTH111
+    return f"ssh {config}{_target(device)}"
+
+
+def _known_host(text: str, device: Device) -> str:
+    """The words after ``ssh-keygen -R`` that forget a key: the client says whose has changed, and where it stands."""
+    usual = device.host if device.port in (None, 22) else f"[{device.host}]:{device.port}"
+    name = re.search(r"host key for (\S+) has changed", text, re.IGNORECASE)
+    place = re.search(r"^Offending .* in (.+):\d+\s*$", text, re.MULTILINE)
+    own = os.path.expanduser("~/.ssh/known_hosts")  # noqa: PTH111 - without a home it stays as it is
+    chosen = ["-f", place[1]] if place is not None and place[1] != own else []
+    return shlex.join([name[1] if name is not None else usual, *chosen])
+
+
+# How a client's end shows whose jump host or proxy gave up. Before OpenSSH 8.1 the first word was ssh_exchange_….
+_ENDED_ON_THE_WAY = re.compile(
+    r"^(?:(?:kex|ssh)_exchange_identification|banner exchange|Connection (?:closed|reset) by UNKNOWN)",
+    re.MULTILINE,
+)
 
 
 # The first that matches counts. The words are those of OpenSSH 7.6 to 10, which translates nothing.

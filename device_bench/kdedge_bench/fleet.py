@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -129,16 +130,14 @@ class _Crew(Generic[R]):
             if outcome.is_open:
                 return
             self.outcomes[number] = outcome
-            with self._watching:
-                self._watch.ended(number, outcome)
+            self._say(self._watch.ended, number, outcome)
 
     def _done(self, number: int) -> Outcome[R]:
         job = self.jobs[number]
-        with self._watching:
-            self._watch.began(number)
+        self._say(self._watch.began, number)
         try:
             with waiting.stoppable(self.stop):
-                return Outcome(job.do(lambda progress: self._tell(number, progress)))
+                return Outcome(job.do(lambda progress: self._say(self._watch.told, number, progress)))
         except KeyboardInterrupt:
             return Outcome()
         except KdedgeError as error:
@@ -148,9 +147,10 @@ class _Crew(Generic[R]):
             cure = "This is a fault of kdedge; alone, the job shows where"
             return Outcome(error=CheckError(f"it broke off: {said}", where=job.device.name, cure=cure))
 
-    def _tell(self, number: int, progress: Progress) -> None:
-        with self._watching:
-            self._watch.told(number, progress)
+    def _say(self, tell: Callable[..., None], *words: object) -> None:
+        """Tell the watch; one that can show nothing any more (its screen was a pipe to ``head``) ends no job."""
+        with self._watching, suppress(OSError, ValueError):  # ValueError: of a closed file
+            tell(*words)
 
 
 def _wait(threads: Sequence[threading.Thread]) -> None:

@@ -19,6 +19,7 @@ from kdedge_agent.run_request import RunRequest
 from kdedge_agent.runtimes import RUNTIMES
 from kdedge_bench.artifact_file import ArtifactFile, check_artifact
 from kdedge_bench.devices import Device
+from kdedge_bench.meters import find_meter
 from kdedge_bench.session import run_request
 
 #: Of a request, what does not change what is measured, or is compared by itself.
@@ -122,30 +123,31 @@ def request_of(cell: Cell, wishes: Mapping[str, Any]) -> RunRequest:
 
 
 def measured_already(
-    cells: Sequence[Cell], folder: Path, wishes: Mapping[str, Any], *, scored: Mapping[str, int]
+    cells: Sequence[Cell], folder: Path, wishes: Mapping[str, Any], *, scored: Mapping[str, str]
 ) -> dict[Cell, RunRecord]:
     """The newest record of each cell that was measured under the same conditions before.
 
-    The same are the artifact's hash, the device's name, runtime, threads, version of kdedge, and all of the request
-    but how long it may wait; a cell without a runtime's name was measured without one.
+    The same are the artifact's hash, the device's name, address and interpreter, runtime, threads, version of kdedge,
+    data of the accuracy, meter, and all of the request but how long it may wait; a cell without a runtime's name was
+    measured without one.
 
     Args:
         cells: Of the matrix.
         folder: Of the records; what is none in it is passed over.
         wishes: As ``session.bench`` takes them.
-        scored: SHA-256 of an artifact -> samples that its accuracy is to be measured on; absent where it is not.
+        scored: SHA-256 of an artifact -> that of the samples and labels that its accuracy is to be measured on; absent
+            where it is not.
 
     Raises:
         UserError: the folder cannot be read, or a wish cannot be met.
     """
     found: dict[Cell, RunRecord] = {}
     records = list(_records(folder)) if folder.is_dir() else []
+    meter = _meter_of(wishes)
     for cell in cells:
         asked = request_of(cell, wishes)
         for record in records:
-            if _is_of(
-                record, cell, asked, metered=wishes.get("meter") is not None, n=scored.get(asked.artifact_sha256)
-            ):
+            if _is_of(record, cell, asked, meter=meter, data=scored.get(asked.artifact_sha256)):
                 found[cell] = max(found.get(cell, record), record, key=lambda each: (each.created_at, each.run_id))
     return found
 
@@ -166,15 +168,28 @@ def _record(file: Path) -> RunRecord | None:
         return None
 
 
-def _is_of(record: RunRecord, cell: Cell, asked: RunRequest, *, metered: bool, n: int | None) -> bool:
+def _meter_of(wishes: Mapping[str, Any]) -> tuple[str, float | None] | None:
+    """Name and accuracy of the meter; None where none is named."""
+    meter = wishes.get("meter")
+    if meter is None:
+        return None
+    return (find_meter(meter) if isinstance(meter, str) else meter).name, wishes.get("meter_accuracy")
+
+
+def _is_of(
+    record: RunRecord, cell: Cell, asked: RunRequest, *, meter: tuple[str, float | None] | None, data: str | None
+) -> bool:
+    read_by = (record.power or {}).get("meter") or {}
+    metered = meter is not None
     runtimes = (record.request.get("runtime"), record.runtime.get("name")) if cell.runtime else ()
     return (
         record.artifact_sha256 == cell.artifact.sha256
-        and record.device == cell.device.name
+        and (record.device, record.device_sha256) == (cell.device.name, cell.device.sha256)
         and record.versions.get("kdedge") == __version__
         and (cell.runtime in runtimes if cell.runtime else record.request.get("runtime") is None)
-        and (n is None or (record.accuracy or {}).get("n") == n)
+        and (data is None or ((record.accuracy or {}).get("data") or {}).get("sha256") == data)
         and bool(record.request.get("external_meter")) == metered
+        and (meter is None or (read_by.get("name"), read_by.get("accuracy")) == meter)
         and _conditions(record.request, metered) == _conditions(asked.to_dict(), metered)
     )
 

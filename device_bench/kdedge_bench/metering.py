@@ -113,12 +113,12 @@ class Metering:
         found = answer.get("power_windows")
         bounds = [found.get(key) for key in ("idle_before", "load", "idle_after")] if isinstance(found, dict) else []
         moments = [moment for pair in bounds if isinstance(pair, list) and len(pair) == 2 for moment in pair]
-        count = found.get("inferences") if isinstance(found, dict) else None
+        count, batch = (_count(found.get(key)) if isinstance(found, dict) else 0 for key in ("inferences", "batch"))
         in_order = len(moments) == 6 and all(map(_is_moment, moments)) and moments == sorted(moments)
-        if not in_order or isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if not in_order or count < 1 or batch < 1:
             raise not_a_result("it does not say when its windows under load and idle were", self._device)
         before, load, after = ((float(a), float(b)) for a, b in zip(moments[::2], moments[1::2], strict=True))
-        return energy.Windows(before, load, after, count)
+        return energy.Windows(before, load, after, count, batch)
 
     def _account(
         self, readings: Sequence[Point], windows: energy.Windows, clocks: ClockMap
@@ -130,7 +130,7 @@ class Metering:
         idle_before, idle_after = (
             _read_part(_trimmed(bounds, margin_s), readings) for bounds in (windows.idle_before, windows.idle_after)
         )
-        inner = energy.Windows(idle_before, windows.load, idle_after, windows.inferences)
+        inner = energy.Windows(idle_before, windows.load, idle_after, windows.inferences, windows.batch)
         power = energy.account(source, [energy.PowerSample(t_s, {"total": w}) for t_s, w in readings], inner)
         if power["load_w"] is not None and power["net_j_per_inference"] is None:
             power["reasons"]["net_j_per_inference"] = f"{self._meter.name}: too few readings while the device was idle"
@@ -211,7 +211,7 @@ def _mapped(windows: energy.Windows, clocks: ClockMap) -> energy.Windows:
         (clocks.to_host_s(begin), clocks.to_host_s(end))
         for begin, end in (windows.idle_before, windows.load, windows.idle_after)
     ]
-    return energy.Windows(pairs[0], pairs[1], pairs[2], windows.inferences)
+    return energy.Windows(pairs[0], pairs[1], pairs[2], windows.inferences, windows.batch)
 
 
 def _trimmed(bounds: Bounds, margin_s: float) -> Bounds:
@@ -245,6 +245,11 @@ def _with_power(answer: Message, power: dict[str, Any], problem: str | None) -> 
         "energy_j_per_inference": power["gross_j_per_inference"],
         "unmeasured": unmeasured,
     }
+
+
+def _count(value: object) -> int:
+    """A whole number; 0 of what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _is_moment(value: object) -> TypeGuard[float]:

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import selectors
-import shlex
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -117,13 +116,18 @@ class Transport(ABC):
             PythonTooOldError: older than the agent can use.
         """
         request = json.dumps({"files": dict(files), "tidy": tidy})
-        script = f"KDEDGE_REQUEST={shlex.quote(request)}\n{remote.FIND_PYTHON}"
         pythons = [python for python in self._pythons() if own_venv or python != remote.OWN_VENV]
-        done = self.run(["sh", "-c", script, "kdedge", remote.LOOK_AROUND, *pythons])
+        done = self.run(["sh", "-c", remote.FIND_PYTHON, "kdedge", remote.LOOK_AROUND, request, *pythons])
         answer = remote.parse_answer(done.stdout)
         if answer is None:
             said = last_line(done.stderr) or f"exit code {done.code}"
-            raise AgentError(f"cannot look around on the device: {said}", where=self.device.name)
+            raise AgentError(
+                f"cannot look around on the device: {said}",
+                where=self.device.name,
+                cure="The login shell there is a restricted one; the user needs an ordinary one (chsh -s /bin/sh)"
+                if "restricted" in said
+                else None,
+            )
         if answer.get("error") == "no-python":
             raise self._no_python()
         try:
@@ -258,7 +262,7 @@ class Transport(ABC):
             "there is no Python 3 on the device",
             where=self.device.name,
             cure="Install it there (Debian and its kin: sudo apt install python3 python3-venv), "
-            "or name one with --python",
+            f"or name one: {self._again()} --python PATH",
         )
 
 

@@ -2,13 +2,15 @@
 
 They are text, given to ``sh`` or ``python -c`` as one quoted word. They run under any Python (2.7 too, so
 that one that is too old can be named), and use neither backslashes nor exclamation marks, which some login
-shells read inside quotes. Each answers with one line that begins with ``ANSWER``: what else appears on
-stdout is the noise of a login script.
+shells read inside quotes, nor line breaks, at which csh and tcsh end a quoted word. Each answers with one line
+that begins with ``ANSWER``, after a line break: what else appears on stdout is the noise of a login script, which
+need not end its last line.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,20 +18,39 @@ ANSWER = "kdedge-answer "
 OLDEST_PYTHON = (3, 8)
 #: Stands for kdedge's own environment on the device, in a list of interpreters to try.
 OWN_VENV = "@venv"
+_LINE_BREAK = "^"
 
-FIND_PYTHON = """
-program=$1; shift
-for python in "$@"; do
-  case $python in
-    @venv) python=$HOME/.cache/kdedge/venv/bin/python ;;
-    "~/"*) python=$HOME/${python#"~/"} ;;
-  esac
-  if command -v "$python" >/dev/null 2>&1; then exec "$python" -c "$program" "$KDEDGE_REQUEST"; fi
-done
-echo 'kdedge-answer {"error": "no-python"}'
-"""
 
-LOOK_AROUND = """
+def program(text: str) -> str:
+    """A Python program as the one line that ``python -c`` gets on a device.
+
+    Python looks for modules in the folder where it was started first. That is the user's home there (or, on this
+    machine, any folder), whose ``random.py`` or ``platform.py`` is not the library's and not ours to run.
+
+    Args:
+        text: Without ``^`` and three double quotes in a row.
+    """
+    joined = text.strip().replace("\n", _LINE_BREAK)
+    return (
+        "import sys;sys.path[:]=[folder for folder in sys.path if folder];"
+        f'exec("""{joined}{_LINE_BREAK}""".replace("{_LINE_BREAK}",chr(10)))'
+    )
+
+
+# Its words: the program for Python, the program's request, the interpreters to try.
+FIND_PYTHON = (
+    "program=$1; request=$2; shift 2; "
+    'for python in "$@"; do '
+    "case $python in "
+    "@venv) python=$HOME/.cache/kdedge/venv/bin/python ;; "
+    '"~/"*) python=$HOME/${python#"~/"} ;; '
+    "esac; "
+    'if command -v "$python" >/dev/null 2>&1; then exec "$python" -c "$program" "$request"; fi; '
+    "done; "
+    """echo; echo 'kdedge-answer {"error": "no-python"}'"""
+)
+
+LOOK_AROUND = program("""
 import fcntl, hashlib, json, os, platform, sys, time
 request = json.loads(sys.argv[1])
 cache = os.path.join(os.path.expanduser("~"), ".cache", "kdedge")
@@ -83,21 +104,25 @@ folder = cache
 while not os.path.isdir(folder):
     folder = os.path.dirname(folder)
 disk = os.statvfs(folder)
+machine = platform.machine()
+if sys.maxsize < 2 ** 32:
+    # The kernel names the processor; a 32-bit system on it can only load 32-bit wheels.
+    machine = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(machine, machine)
 answer = {
     "python": sys.executable,
     "version": list(sys.version_info[:3]),
     "cache": cache,
     "have": have,
     "free_bytes": disk.f_bavail * disk.f_frsize,
-    "machine": platform.machine(),
+    "machine": machine,
     "system": platform.system(),
     "libc": list(platform.libc_ver()),
-    "in_venv": getattr(sys, "base_prefix", sys.prefix) != sys.prefix,
+    "in_venv": not getattr(sys, "base_prefix", sys.prefix) == sys.prefix,
 }
-print("kdedge-answer " + json.dumps(answer))
-"""
+print(chr(10) + "kdedge-answer " + json.dumps(answer))
+""")
 
-STORE = """
+STORE = program("""
 import errno, hashlib, json, os, signal, sys, tempfile
 target, wanted, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 os.umask(63)
@@ -106,7 +131,7 @@ def stop(number, frame):
 for name in ("SIGTERM", "SIGHUP"):
     signal.signal(getattr(signal, name), stop)
 def answer(**words):
-    print("kdedge-answer " + json.dumps(words))
+    print(chr(10) + "kdedge-answer " + json.dumps(words))
     sys.stdout.flush()
 part = None
 try:
@@ -140,31 +165,21 @@ except EnvironmentError as error:
 finally:
     if part is not None:
         os.unlink(part)
-"""
+""")
 
-INSTALLED = """
-import importlib.metadata, json, sys
-found = {}
-for name in json.loads(sys.argv[1]):
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-print("kdedge-answer " + json.dumps(found))
-"""
-
-GUARD = """
+GUARD = program("""
 import os, select, signal, subprocess, sys
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+# Not in the user's home: python -m, and what that starts in turn, would look for modules there.
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/")
 while child.poll() is None:
     ready = select.select([0], [], [], 0.1)[0]
     if ready and not os.read(0, 4096):
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 sys.exit(child.returncode if child.returncode >= 0 else 1)
-"""
+""")
 
-REMOVE = """
+REMOVE = program("""
 import json, os, shutil, sys
 cache = os.path.join(os.path.expanduser("~"), ".cache", "kdedge")
 for name in json.loads(sys.argv[1]):
@@ -174,8 +189,14 @@ for name in json.loads(sys.argv[1]):
             shutil.rmtree(path, ignore_errors=True)
         elif os.path.lexists(path):
             os.unlink(path)
-print("kdedge-answer {}")
-"""
+print(chr(10) + "kdedge-answer {}")
+""")
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{0,32}")
+_GLIBC = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})(?![0-9])")
+#: No count of bytes is larger, and what is larger may be no float.
+_COUNT_LIMIT = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -217,10 +238,8 @@ class Ground:
     def glibc(self) -> tuple[int, int] | None:
         """Version of glibc; None for another C library."""
         name, version = self.libc
-        parts = version.split(".")
-        if name != "glibc" or len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
-            return None
-        return int(parts[0]), int(parts[1])
+        numbers = _GLIBC.match(version)
+        return (int(numbers[1]), int(numbers[2])) if name == "glibc" and numbers else None
 
 
 def parse_answer(stdout: bytes) -> dict[str, Any] | None:
@@ -242,21 +261,34 @@ def parse_ground(answer: dict[str, Any]) -> Ground:
         ValueError: a value that is missing, of another type, or out of bounds.
     """
     try:
-        version = answer["version"]
+        version = [_checked_count(number, 1000) for number in answer["version"][:3]]
         libc = answer.get("libc", ["", ""])
         return Ground(
             python=checked_path(answer["python"]),
-            version=(int(version[0]), int(version[1]), int(version[2])),
+            version=(version[0], version[1], version[2]),
             cache=checked_path(answer["cache"]),
             have=frozenset(str(name) for name in answer.get("have", [])),
-            free_bytes=int(answer["free_bytes"]),
-            machine=str(answer.get("machine", ""))[:32],
-            system=str(answer.get("system", ""))[:32],
-            libc=(str(libc[0])[:32], str(libc[1])[:32]),
+            free_bytes=_checked_count(answer["free_bytes"]),
+            machine=_checked_name(answer.get("machine", "")),
+            system=_checked_name(answer.get("system", "")),
+            libc=(_checked_name(libc[0]), _checked_name(libc[1])),
             in_venv=answer.get("in_venv") is True,
         )
-    except (KeyError, TypeError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"the device's answer lacks or distorts a value: {error!r}") from None
+
+
+def _checked_count(value: object, limit: int = _COUNT_LIMIT) -> int:
+    if not isinstance(value, int) or not 0 <= value < limit:
+        raise ValueError(f"the device named a number that cannot be: {ascii(value)[:80]}")
+    return value
+
+
+def _checked_name(value: object) -> str:
+    """A word that is shown to the user and put into names of wheels."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"the device named a system that is none: {ascii(value)[:80]}")
+    return value
 
 
 def checked_path(value: object) -> str:

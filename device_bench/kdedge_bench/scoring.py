@@ -221,6 +221,7 @@ def _wish(request: RunRequest, path: str, sha256: str, piece: Piece, returns: st
             runtime=request.runtime,
             threads=request.threads,
             wait_s=request.wait_s,
+            provider=request.provider,
         )
     except ProtocolError as error:
         raise DataError(f"these samples cannot be scored: {error}") from None

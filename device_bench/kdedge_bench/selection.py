@@ -57,6 +57,6 @@ def _meant(part: str, wish: str) -> list[Device]:
         raise UserError(
             f"no device has the tag {ascii(tag)[:80]}; known: {', '.join(tags) or 'none'}",
             where=config_path(),
-            cure=f"{hint} one with: kdedge device add NAME USER@HOST --tag TAG --replace",
+            cure=f"{hint} one with: kdedge device add NAME USER@HOST --replace --tag TAG, and a --tag for each it has",
         )
     return tagged

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
-from kdedge.errors import ArtifactError, DeviceError, UserError
+from kdedge.errors import ArtifactError, DeviceError, KdedgeError, UserError
 from kdedge.files import write_json
 
 from kdedge_agent.protocol import ProtocolError
@@ -58,12 +59,13 @@ class Progress:
 
 #: Of a measurement, beside what was asked of it in seconds.
 REQUEST_LIMIT_S = 7200.0
+"""A device that does not come further for so long is given up, however lively it is."""
 _PAUSES = ("waiting", "cool-down")
 OnProgress = Callable[[Progress], None]
 
 
 def bench(
-    artifact: Path | str,
+    artifact: Path | str | ArtifactFile,
     device: Device | str = "local",
     *,
     threads: int = 1,
@@ -79,11 +81,13 @@ def bench(
     cool_down_c: float | None = None,
     profile: bool = False,
     provider: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     wait_s: float = 600.0,
     power: bool = True,
     meter: Meter | str | None = None,
     meter_accuracy: float | None = None,
     accuracy_data: AccuracyData | None = None,
+    accuracy_about: Mapping[str, Any] | None = None,
     artifact_info: Mapping[str, Any] | None = None,
     out_dir: Path | str = Path("runs/bench"),
     accept_new_host_key: bool = False,
@@ -92,7 +96,7 @@ def bench(
     """Measure an artifact on a device and store the record as ``out_dir/<run_id>.json``.
 
     Args:
-        artifact: An .onnx or .tflite file, kdedge's or not.
+        artifact: An .onnx or .tflite file, kdedge's or not; or what was seen of one, which it still has to be.
         device: A device, or the name of one in ``devices.toml``; ``local`` is this machine.
         threads: Intra-op threads of the runtime.
         runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None takes the first that is there.
@@ -109,6 +113,8 @@ def bench(
         cool_down_c: Wait first until the processor is at most so hot, for ten minutes at most.
         profile: Say where an inference spends its time and what runs it, after it was timed.
         provider: An execution provider of ONNX Runtime, such as ``cuda``, that has to run it; None is the CPU.
+        input_shapes: Input -> its whole shape, where the artifact leaves more open than the batch; ``""`` is the only
+            input there is.
         wait_s: At most so many seconds until another measurement on the device has ended.
         power: Measure power where the device has a source.
         meter: A power meter that this machine reads: ``csv:FILE``, ``stdin``, ``kasa:HOST``, ``tapo:HOST``,
@@ -117,6 +123,7 @@ def bench(
         meter_accuracy: What the meter's maker states, as a share of the reading; 0.01 is ±1%.
         accuracy_data: (samples, labels int [N]), or an iterator of such pairs, see ``scoring.score``;
             scored by the device's own kernels.
+        accuracy_about: What the record is to say of them: source, split, sha256.
         artifact_info: What is known about the artifact (``precision``, ``model``, …), kept in the record.
         out_dir: Folder of the records; made if it is not there.
         accept_new_host_key: Put the key of a host that is not known yet on record.
@@ -131,7 +138,7 @@ def bench(
         UserError: unknown device, impossible request (processors, governor), or ``out_dir`` cannot be written.
         DeviceError: the device or the wire failed (one of its children).
     """
-    checked = check_artifact(Path(artifact))
+    checked = _unchanged(artifact) if isinstance(artifact, ArtifactFile) else check_artifact(Path(artifact))
     where = get_device(device) if isinstance(device, str) else device
     tell = progress or _ignore
     wish = run_request(
@@ -139,6 +146,7 @@ def bench(
         scenario=scenario, batch_size=batch_size, pin=None if pin is None else list(pin), governor=governor,
         cool_down_s=cool_down_s, cool_down_c=cool_down_c, profile=profile, provider=provider, wait_s=wait_s,
         starts=starts,
+        input_shapes=None if input_shapes is None else {name: list(shape) for name, shape in input_shapes.items()},
     )  # fmt: skip
     _make_folder(Path(out_dir))
     created_at = datetime.now(timezone.utc)
@@ -148,17 +156,46 @@ def bench(
     ):
         request = replace(wish, artifact=ready.artifact_path, **(metered.wishes() if metered else {}))
         answer = _measured(ready, request, tell, metered)
-        accuracy = None
+        record = _record(answer, checked, where, asked=request, created_at=created_at, info=artifact_info or {})
+        file = Path(out_dir) / f"{record.run_id}.json"
         if accuracy_data is not None:
-            accuracy = score(
-                ready,
-                request,
-                accuracy_data,
-                lambda scored: tell(Progress("accuracy", None, f"{scored} samples scored")),
+            unscored = replace(
+                record, unmeasured={**record.unmeasured, "accuracy": "asked for, and not scored to the end"}
             )
-    record = _record(answer, accuracy, checked, where, asked=request, created_at=created_at, info=artifact_info or {})
-    write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
+            write_json(file, unscored.to_dict())  # what was measured stays, however the scoring ends
+            accuracy = _scored(ready, request, accuracy_data, tell, kept=file)
+            record = _with_accuracy(record, {**accuracy, "data": dict(accuracy_about or {})})
+    write_json(file, record.to_dict())
     return record
+
+
+def _unchanged(artifact: ArtifactFile) -> ArtifactFile:
+    """The file as it is now.
+
+    Raises:
+        ArtifactError: it is another one than was seen.
+    """
+    now = check_artifact(artifact.path)
+    if now.sha256 != artifact.sha256:
+        raise ArtifactError(
+            "the file was changed while others were measured", where=artifact.path, cure="Run the same command again"
+        )
+    return now
+
+
+def _scored(ready: Ready, request: RunRequest, data: AccuracyData, tell: OnProgress, *, kept: Path) -> dict[str, Any]:
+    """The artifact's scores; who cannot get them learns where the measurement is."""
+    try:
+        return score(ready, request, data, lambda n: tell(Progress("accuracy", None, f"{n} samples scored")))
+    except KdedgeError as error:
+        cure = "" if error.cure is None else f"{error.cure}. "
+        error.cure = f"{cure}What was measured before is kept, without accuracy: {kept}"
+        raise
+
+
+def _with_accuracy(record: RunRecord, accuracy: dict[str, Any]) -> RunRecord:
+    unmeasured = {key: reason for key, reason in record.unmeasured.items() if key != "accuracy"}
+    return replace(record, accuracy=accuracy, unmeasured=unmeasured)
 
 
 def _metering(
@@ -187,7 +224,9 @@ def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:
             limit_s=REQUEST_LIMIT_S + 2 * request.min_duration_s + (request.cool_down_s or 0.0) + request.wait_s,
         )
     except ArtifactError:
-        if not ready.transport.device.is_local:
+        # What was asked may be at fault, and not the file, which other measurements may be about.
+        its_own = request.provider is None and not request.input_shapes
+        if its_own and not ready.transport.device.is_local:
             with contextlib.suppress(DeviceError):
                 ready.agent.request({"type": "remove", "paths": [ready.artifact_path]})
         raise
@@ -196,8 +235,10 @@ def _measure(ready: Ready, request: RunRequest, tell: OnProgress) -> Message:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # noticed now, and not after the measurement
+            pass
     except OSError as error:
-        raise UserError(f"cannot make the folder for records: {error.strerror}", where=folder) from None
+        raise UserError(f"cannot write records into this folder: {error.strerror}", where=folder) from None
 
 
 @contextlib.contextmanager
@@ -256,7 +297,6 @@ def run_request(artifact: ArtifactFile, **wishes: Any) -> RunRequest:
 
 def _record(
     answer: Message,
-    accuracy: dict[str, Any] | None,
     artifact: ArtifactFile,
     device: Device,
     *,
@@ -280,9 +320,9 @@ def _record(
             created_at=created_at.isoformat(timespec="seconds"),
             artifact=description,
             versions={"kdedge": __version__},
-            accuracy=accuracy,
+            device_sha256=device.sha256,
         )
-    except (ProtocolError, KeyError, TypeError, ValueError) as error:
+    except (ProtocolError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise not_a_result(error, device) from None
     return checked_record(record, asked, device)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +20,7 @@ from kdedge.files import sha256_file
 
 from kdedge_bench import remote, wheels
 from kdedge_bench.agent_zip import agent_zip
+from kdedge_bench.channel import AgentChannel
 from kdedge_bench.devices import Device, get_device
 from kdedge_bench.faults import DiskFullError, RuntimeMissingError
 from kdedge_bench.process import Transport
@@ -118,14 +119,20 @@ def probe(transport: Transport, ground: Ground) -> dict[str, dict[str, Any]]:
     with transport.open_agent(ground, agent_path) as agent:
         answer = agent.request({"type": "probe"})
     found = answer.get("runtimes")
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+    if not isinstance(found, dict) or not all(map(_is_entry, found.values())):
         raise AgentError("the agent did not name its runtimes", where=transport.device.name)
     return found
 
 
 def available(found: Mapping[str, Mapping[str, Any]], format_name: str) -> list[str]:
     """Names of the runtimes that are there for a format."""
-    return [n for n, e in found.items() if e.get("available") is True and format_name in (e.get("formats") or [])]
+    there = {name: entry for name, entry in found.items() if _is_entry(entry) and entry.get("available") is True}
+    return [name for name, entry in there.items() if format_name in (entry.get("formats") or [])]
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether that can be an agent's word on a runtime."""
+    return isinstance(entry, dict) and isinstance(entry.get("formats") or [], list)
 
 
 def _covers(found: Mapping[str, Mapping[str, Any]], planned: wheels.Plan) -> bool:
@@ -153,53 +160,70 @@ def _not_ours(
     return RuntimeMissingError(
         f"no runtime for {' and '.join(lacking)} in a Python that is yours",
         where=f"{device.name}: {ground.python}",
-        cure=f"Install it there: {ground.python} -m pip install {' '.join(planned.requirements)}"
+        cure=f"Install it there: {ground.python} -m pip install {shlex.join(planned.for_formats(lacking))}"
         + (
             ""
             if device.is_local
-            else "; or add the device without --python, and kdedge makes an environment of its own"
+            else "; or let kdedge make an environment of its own: "
+            f"kdedge device add {device.name} {device.address} --replace --python ''"
         ),
     )
 
 
 def _build(transport: Transport, base: Ground, planned: wheels.Plan, offline: bool | None, tell: OnStep) -> str:
-    """A new environment, complete, in the place of the old one; how its wheels came."""
-    name = f"venv-{secrets.token_hex(4)}.part"
-    try:
-        tell(f"making an environment for Python {base.version_text}")
-        python = _make_venv(transport, base, name)
-        method = _install(transport, base, python, planned, offline, tell)
-        _run(transport, base, [base.python, "-c", _SWAP, base.path(name), base.path("venv")], "put in place")
-    finally:
-        with contextlib.suppress(DeviceError):
-            transport.run([base.python, "-c", remote.REMOVE, json.dumps([name, _WHEELS])])
+    """A new environment, complete, in the place of the old one; how its wheels came.
+
+    It is built in the folder of an agent that waits beside it. However the set-up ends, that agent removes its folder,
+    or the next one does; and two set-ups of one device have a folder each.
+    """
+    with transport.open_agent(base, ensure_agent(transport, base, agent_zip())) as agent:
+        folder = f"{_scratch(agent, transport.device)}/setup"
+        try:
+            tell(f"making an environment for Python {base.version_text}")
+            _run(transport, base, [base.python, "-m", "venv", "--without-pip", f"{folder}/venv"], "make an environment")
+            method = _install(transport, base, folder, planned, offline, tell)
+            words = [base.python, "-c", _SWAP, f"{folder}/venv", base.path("venv"), folder]
+            _run(transport, base, words, "put in place")
+        finally:
+            # Of an environment that failed these are thousands of files, and the agent's own leaving is soon cut short.
+            with contextlib.suppress(DeviceError):
+                transport.run([base.python, "-c", remote.REMOVE, json.dumps([folder])])
     return method
 
 
-_WHEELS = "wheels.part"
-
-_SWAP = """
-import os, shutil, sys
-new, place = sys.argv[1], sys.argv[2]
-old = place + ".old"
-shutil.rmtree(old, ignore_errors=True)
-if os.path.lexists(place):
-    os.rename(place, old)
-os.rename(new, place)
-shutil.rmtree(old, ignore_errors=True)
-"""
+def _scratch(agent: AgentChannel, device: Device) -> str:
+    """The agent's own folder, which goes when it ends."""
+    try:
+        return remote.checked_path(agent.greeting.get("scratch_dir"))
+    except ValueError:
+        reason = one_line(str(agent.greeting.get("scratch_reason")))
+        cure = "~/.cache/kdedge must be writable there"
+        raise AgentError(f"the agent has no folder to build in: {reason}", where=device.name, cure=cure) from None
 
 
-def _make_venv(transport: Transport, base: Ground, name: str) -> str:
-    """An environment without pip (Debian keeps ensurepip in a package of its own); its Python."""
-    folder = base.path(name)
-    _run(transport, base, [base.python, "-m", "venv", "--without-pip", folder], "make an environment")
-    return f"{folder}/bin/python"
+# Again where another set-up puts its own in place between the two renames.
+_SWAP = remote.program("""
+import errno, os, sys
+new, place, old = sys.argv[1:]
+for number in range(100):
+    try:
+        os.rename(place, os.path.join(old, "old-%d" % number))
+    except FileNotFoundError:
+        pass
+    try:
+        os.rename(new, place)
+        break
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or number == 99:
+            raise
+""")
 
 
 def _install(
-    transport: Transport, base: Ground, python: str, planned: wheels.Plan, offline: bool | None, tell: OnStep
+    transport: Transport, base: Ground, folder: str, planned: wheels.Plan, offline: bool | None, tell: OnStep
 ) -> str:
+    """The runtimes into ``folder/venv``, which has no pip (Debian keeps ensurepip in a package of its own)."""
+    python = f"{folder}/venv/bin/python"
     if not offline:
         tell(f"installing {', '.join(planned.requirements)} over the device's internet")
         try:
@@ -213,24 +237,28 @@ def _install(
         else:
             return "internet"
     tell("fetching wheels on this machine")
-    with tempfile.TemporaryDirectory(prefix="kdedge-wheels-") as folder:
-        files = wheels.fetch([*planned.requirements, "pip"], base, Path(folder))
+    source = f"{folder}/wheels"
+    with tempfile.TemporaryDirectory(prefix="kdedge-wheels-") as fetched:
+        files = wheels.fetch([*planned.requirements, "pip"], base, Path(fetched))
         for number, wheel in enumerate(files, 1):
             tell(f"sending {wheel.name} ({number} of {len(files)})")
-            transport.put(wheel, base.path(f"{_WHEELS}/{wheel.name}"), sha256_file(wheel), ground=base)
+            transport.put(wheel, f"{source}/{wheel.name}", sha256_file(wheel), ground=base)
         tell("installing on the device")
         pip = next(wheel.name for wheel in files if wheel.name.startswith("pip-"))
-        source = base.path(_WHEELS)
         words = [python, f"{source}/{pip}/pip", *_PIP[2:], "--no-index", "--find-links", source, *planned.requirements]
         _run(transport, base, words, "install the wheels")
     return "offline"
 
 
 def _install_online(transport: Transport, base: Ground, python: str, requirements: Sequence[str]) -> None:
-    """With the environment's own pip, which ensurepip makes where it is there."""
+    """With the environment's own pip, which ensurepip makes where it is there.
+
+    That is as old as the Python (20.0 of 3.8), does not know the tags of newer wheels and so takes old runtimes.
+    """
     _run(transport, base, [python, "-m", "ensurepip"], "get pip from ensurepip")
-    options = ["--prefer-binary", "--retries", "1", "--timeout", "20"]
-    _run(transport, base, [python, *_PIP, *options, *requirements], "install from the internet")
+    pip = [python, *_PIP, "--prefer-binary", "--retries", "1", "--timeout", "20"]
+    _run(transport, base, [*pip, "--upgrade", "pip"], "get a new pip from the internet")
+    _run(transport, base, [*pip, *requirements], "install from the internet")
 
 
 def _run(transport: Transport, base: Ground, words: Sequence[str], what: str) -> None:

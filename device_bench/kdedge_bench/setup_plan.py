@@ -72,7 +72,7 @@ def plan_setup(device: Device | str, *, accept_new_host_key: bool = False) -> Se
         if needed and not where.is_local and where.python is None:
             ground = transport.look_around({}, own_venv=False, tidy=False)
             planned = wheels.plan(ground)
-    own = needed and where.python is None and not where.is_local
+    own = bool(needed) and where.python is None and not where.is_local
     return SetupPlan(
         device=where.name,
         python=ground.python,
@@ -81,7 +81,8 @@ def plan_setup(device: Device | str, *, accept_new_host_key: bool = False) -> Se
         libc=" ".join(filter(None, ground.libc)),
         free_bytes=ground.free_bytes,
         there=there,
-        install=planned.requirements if needed else (),
+        # An environment of our own is made anew; into one of the user's only what is lacking is to come.
+        install=planned.requirements if own else planned.for_formats(needed),
         environment=ground.path("venv") if own else None,
         why={name: planned.why[name] for name in planned.why if name in needed},
         missing={name: why for name, why in planned.missing.items() if not _has(there, name)},
@@ -89,15 +90,39 @@ def plan_setup(device: Device | str, *, accept_new_host_key: bool = False) -> Se
 
 
 def _installed(transport: Transport, ground: Ground) -> dict[str, str]:
-    """Runtime -> version by the metadata of the device's packages."""
+    """Runtime -> version, of those that Python finds there; none is imported."""
     names = [name for of_format in RUNTIMES.values() for name in of_format]
-    done = transport.run([ground.python, "-c", remote.INSTALLED, json.dumps(names)])
+    done = transport.run([ground.python, "-c", _INSTALLED, json.dumps(names)])
     answer = remote.parse_answer(done.stdout)
     if answer is None:
         raise AgentError(
             "the device's Python did not say what it has", where=f"{transport.device.name}: {ground.python}"
         )
     return {name: one_line(str(answer[name]), 40) for name in names if name in answer}
+
+
+# A runtime is its module, whatever the package is called that brought it: Jetsons have theirs from onnxruntime-gpu.
+_INSTALLED = remote.program("""
+import importlib.util, json, sys
+from importlib import metadata
+def version(name, module):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+    for package in metadata.distributions():
+        modules = (package.read_text("top_level.txt") or "").split()
+        if module in (modules or [str(path).split("/")[0] for path in package.files or []]):
+            return package.version
+    return "unknown"
+found = {}
+for name in json.loads(sys.argv[1]):
+    module = name.replace("-", "_")
+    spec = importlib.util.find_spec(module)
+    if spec is not None and spec.origin is not None:
+        found[name] = version(name, module)
+print(chr(10) + "kdedge-answer " + json.dumps(found))
+""")
 
 
 def _has(there: Mapping[str, str], format_name: str) -> bool:

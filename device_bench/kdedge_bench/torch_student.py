@@ -7,6 +7,9 @@ import os
 import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +18,12 @@ from kdedge._version import __version__
 from kdedge.errors import CheckError, UserError
 from kdedge.files import write_json
 
-from kdedge_agent import facts, power, verdict
+from kdedge_agent import facts, power, turn, verdict
+from kdedge_agent.errors import AgentFailure
 from kdedge_agent.record import build_record
 from kdedge_agent.run_record import RunRecord
+from kdedge_agent.workdir import work_dir
+from kdedge_bench.faults import DeviceBusyError
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
@@ -37,6 +43,7 @@ def bench_student(
     threads: int = 1,
     repetitions: int = 200,
     min_duration_s: float = 1.0,
+    wait_s: float = 600.0,
     out_dir: Path | str = Path("runs/bench"),
 ) -> RunRecord:
     """Measure one student of a bundle in torch and store the record as ``out_dir/<run_id>.json``.
@@ -47,6 +54,7 @@ def bench_student(
         threads: Of torch.
         repetitions: At least so many timed inferences of one image.
         min_duration_s: Go on timing until so many seconds are measured.
+        wait_s: At most so many seconds until another measurement on this machine has ended.
         out_dir: Folder of the records; made if it is not there.
 
     Returns:
@@ -59,14 +67,17 @@ def bench_student(
     if precision not in ROLES or ROLES[precision][1] not in bundle.manifest["files"]:
         raise UserError(f"no {precision} student in this bundle", where=bundle.path, cure="It is float32 or int8")
     role, file = ROLES[precision]
-    device, before = facts.device_facts(), facts.snapshot(folder=bundle.path)
-    result = _measured(bundle.path, precision, threads, repetitions, min_duration_s)
+    with _turn(wait_s):
+        device, before = facts.device_facts(), facts.snapshot(folder=bundle.path)
+        result = _measured(bundle.path, precision, threads, repetitions, min_duration_s)
     after = facts.snapshot(folder=bundle.path)
     samples = result["latency_s"]["samples"]
     during = result.pop("during")
     word, reasons = verdict.decide(
         samples, before, after, during, device["cpu_count"], {"waited_s": result["latency_s"]["waited_s"]}
     )
+    if not result["latency_s"]["warmup_steady"]:
+        reasons.append(f"remark: the warm-up ended before it was steady ({result['latency_s']['warmup_rule']})")
     unmeasured = {**result["unmeasured"], **dict.fromkeys(("power_w", "energy_j_per_inference"), _no_power())}
     if precision == "int8":
         result["runtime"]["provider"] = EMULATED
@@ -104,6 +115,16 @@ def bench_student(
     )
     write_json(Path(out_dir) / f"{record.run_id}.json", record.to_dict())
     return record
+
+
+@contextmanager
+def _turn(wait_s: float) -> Iterator[None]:
+    """This machine for one measurement alone, as artifacts have it."""
+    try:
+        with turn.taken(work_dir(), wait_s, lambda seconds, _: time.sleep(seconds)):
+            yield
+    except AgentFailure as failure:
+        raise DeviceBusyError(failure.message, where="local", cure="Wait for it, or give it longer: --wait") from None
 
 
 def _measured(path: Path, precision: str, threads: int, repetitions: int, min_duration_s: float) -> dict[str, Any]:

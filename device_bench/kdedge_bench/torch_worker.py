@@ -7,6 +7,7 @@ is what the record reports, so nothing heavy is imported before the phase it bel
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -42,7 +43,7 @@ def measure(path: str, precision: str, threads: int, repetitions: int, min_durat
     during: list[dict[str, Any]] = []
 
     def look(done: int, _: bool) -> None:
-        during.append({"samples": done, **facts.glance()})
+        during.append({"samples": done, **facts.glance(worker=os.getpid())})
 
     with torch.inference_mode():
         first_s = timing.time_once(invoke)

@@ -7,7 +7,9 @@ they are. kdedge only makes it stricter: no prompts, no unknown host keys, no ag
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import selectors
 import shlex
 import shutil
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +27,9 @@ from kdedge.errors import KdedgeError, WireError
 from kdedge_bench import remote, waiting
 from kdedge_bench.agent_zip import AgentZip
 from kdedge_bench.devices import Device
-from kdedge_bench.faults import SshClientError, agent_ended, explain_ssh
+from kdedge_bench.faults import SshClientError, agent_ended, explain_login, explain_ssh
 from kdedge_bench.process import Completed, Transport, stop
-from kdedge_bench.text import last_line
+from kdedge_bench.text import last_line, one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +38,7 @@ SSH_OPTIONS_VARIABLE = "KDEDGE_SSH_OPTIONS"
 _READY = "kdedge-ready"
 _SOCKETS = "kdedge-ssh-"
 _CONNECT_S = 15
+_MAX_NOISE_BYTES = 1 << 20
 
 
 def open_transport(device: Device, *, accept_new_host_key: bool = False) -> Transport:
@@ -61,6 +65,21 @@ class LocalTransport(Transport):
 
     def _explain_end(self, code: int, stderr: str) -> KdedgeError:
         return agent_ended(code, stderr, self.device)
+
+
+@dataclass(frozen=True)
+class _Login:
+    """What came of a login.
+
+    Attributes:
+        is_ready: The device runs commands.
+        has_ended: The client, or what it had logged in to, ended instead.
+        heard: What was said on stdout.
+    """
+
+    is_ready: bool
+    has_ended: bool
+    heard: str
 
 
 class SshTransport(Transport):
@@ -104,39 +123,50 @@ class SshTransport(Transport):
             "-o",
             "ControlMaster=yes",
             *self._target(),
-            f"echo {_READY}; exec cat >/dev/null",
+            # The first echo ends a line that a login script left without an end.
+            f"echo; echo {_READY}; exec cat >/dev/null",
         ]
         with log.open("wb") as stderr:
             try:
                 self._master = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                    env=self._environment(),
                 )
             except OSError as error:
                 raise SshClientError(
                     f"cannot start ssh: {error.strerror}",
                     cure="Install the OpenSSH client: sudo apt install openssh-client",
                 ) from None
-        if not self._is_ready(self._master):
-            stop(self._master, grace_s=1.0)
-            said = log.read_text(errors="replace")
-            raise explain_ssh(said or "timed out", self.device, known_host=self._known_host())
+        login = self._log_in(self._master)
+        if login.is_ready:
+            return
+        has_socket = (folder / "s").exists()  # made once the login has worked
+        stop(self._master, grace_s=1.0)
+        said = log.read_text(errors="replace")
+        # The client's own faults have the code 255; any other is that of what it had logged in to.
+        has_logged_in = self._master.returncode not in (255, -15, -9) if login.has_ended else has_socket
+        if has_logged_in:
+            raise explain_login(login.heard, said, self.device, has_ended=login.has_ended)
+        raise explain_ssh(said if login.has_ended else f"{said}\ntimed out", self.device, way=self._way())
 
-    def _is_ready(self, master: subprocess.Popen[bytes]) -> bool:
-        """Wait for the word that the login worked; a login script may speak before it."""
+    def _log_in(self, master: subprocess.Popen[bytes]) -> _Login:
+        """Wait for the word that commands run; a login script may speak before it."""
         until = time.monotonic() + 4 * _CONNECT_S
         seen = b""
         with selectors.DefaultSelector() as selector:
             if master.stdout is None:
-                return False
+                return _Login(is_ready=False, has_ended=True, heard="")
             selector.register(master.stdout, selectors.EVENT_READ)
-            while len(seen) < 1 << 20 and waiting.select(selector, max(0.0, until - time.monotonic())):
+            while len(seen) < _MAX_NOISE_BYTES and waiting.select(selector, max(0.0, until - time.monotonic())):
                 chunk = os.read(master.stdout.fileno(), 65536)
-                if not chunk:
-                    return False
                 seen += chunk
-                if _READY.encode() in seen.split(b"\n")[:-1]:
-                    return True
-        return False
+                if not chunk or _READY.encode() in seen.split(b"\n")[:-1]:
+                    return _Login(is_ready=bool(chunk), has_ended=not chunk, heard=seen.decode("utf-8", "replace"))
+        return _Login(is_ready=False, has_ended=False, heard=seen.decode("utf-8", "replace"))
 
     def _client(self) -> list[str]:
         """The SSH client with kdedge's options; what the user injects comes first: the first counts."""
@@ -160,10 +190,44 @@ class SshTransport(Transport):
             "ServerAliveInterval": "10",
             "ServerAliveCountMax": "3",
             "ControlPath": str(self._folder_or_fail() / "s"),
+            # The connection is to end with kdedge.
+            "ControlPersist": "no",
             "LogLevel": "ERROR",
+            **self._session_options,
         }
         words = [f"-o{key}={value}" for key, value in options.items()]
         return ["ssh", *config, *injected, *words]
+
+    @functools.cached_property
+    def _session_options(self) -> dict[str, str]:
+        """Against settings that leave no session to talk to; clients before OpenSSH 8.7 have none of them.
+
+        IgnoreUnknown would do without asking for the version, but take the place of the user's own.
+        """
+        try:
+            done = subprocess.run(
+                ["ssh", "-V"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=_CONNECT_S,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        version = re.match(r"OpenSSH_(\d+)\.(\d+)", done.stderr)
+        if version is None or (int(version[1]), int(version[2])) < (8, 7):
+            return {}
+        return {"StdinNull": "no", "SessionType": "default", "ForkAfterAuthentication": "no"}
+
+    def _environment(self) -> dict[str, str]:
+        """Without dialogs: BatchMode does not reach the client that logs in to a jump host.
+
+        Clients before OpenSSH 8.4 do not know the first variable, and have a program of their own where the second
+        names none.
+        """
+        return {**super()._environment(), "SSH_ASKPASS_REQUIRE": "never", "SSH_ASKPASS": "/bin/false"}
 
     def _target(self) -> list[str]:
         port = ["-p", str(self.device.port)] if self.device.port else []
@@ -201,28 +265,27 @@ class SshTransport(Transport):
             )
         return agent_ended(code, stderr, self.device)
 
-    def _known_host(self) -> str | None:
-        """The words after ``ssh-keygen -R`` that forget this host, by what ``ssh -G`` resolves."""
-        done = subprocess.run(
-            [*self._client(), "-G", *self._target()],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_CONNECT_S,
-        )
-        settings: dict[str, str] = {}
+    def _way(self) -> str | None:
+        """The jump host or proxy on the way, by what ``ssh -G`` resolves; None where there is none, or no telling."""
+        try:
+            done = subprocess.run(
+                [*self._client(), "-G", *self._target()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=_CONNECT_S,
+                env=self._environment(),
+            )
+        except subprocess.TimeoutExpired:  # the user's Match exec is slow
+            return None
+        names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
         for line in done.stdout.splitlines():
             key, _, value = line.partition(" ")
-            settings.setdefault(key, value)
-        host = settings.get("hostkeyalias") or settings.get("hostname")
-        if not host:
-            return None
-        port = settings.get("port", "22")
-        entry = host if port == "22" or "hostkeyalias" in settings else f"[{host}]:{port}"
-        file = settings.get("userknownhostsfile", "").split(" ")[0]
-        usual = str(Path.home() / ".ssh" / "known_hosts")
-        chosen = [] if file in ("", "~/.ssh/known_hosts", usual) else ["-f", file]
-        return shlex.join([entry, *chosen])
+            if key in names and value != "none":
+                return one_line(f"{names[key]} {value}", 100)
+        return None
 
 
 def ensure_agent(transport: Transport, ground: remote.Ground, agent: AgentZip) -> str:

@@ -6,7 +6,9 @@ import json
 import math
 
 from kdedge.errors import WireError
+from kdedge.reporting.check import parse_record
 
+from kdedge_agent.protocol import ProtocolError
 from kdedge_agent.run_record import RunRecord
 from kdedge_agent.run_request import RunRequest
 from kdedge_bench.devices import Device
@@ -27,7 +29,7 @@ def checked_record(record: RunRecord, asked: RunRequest, device: Device) -> RunR
 
     Raises:
         WireError: another artifact was measured, in more or fewer starts than were asked for, a number is no finite
-            non-negative number, or JSON has no word for a value.
+            non-negative number, JSON has no word for a value, or the report could not read it.
     """
     for problem in _problems(record, asked):
         raise not_a_result(problem, device)
@@ -50,7 +52,8 @@ def _problems(record: RunRecord, asked: RunRequest) -> list[str]:
     problems += [f"{key} is {value!r}" for key, value in figures.items() if not (value is None or _is_amount(value))]
     try:
         json.dumps(record.to_dict(), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+        parse_record(record.to_dict())
+    except (TypeError, ValueError, RecursionError, ProtocolError) as error:
         problems.append(str(error))
     return problems
 

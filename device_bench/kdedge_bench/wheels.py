@@ -7,17 +7,18 @@ ai-edge-litert for Python 3.9 and later on glibc 2.27; tflite-runtime 2.14.0 for
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
 from kdedge.errors import DeviceError, UserError
 
-from kdedge_bench.remote import Ground
+from kdedge_bench.remote import Ground, program
 from kdedge_bench.text import last_line
 
 _DOWNLOAD_S = 1200.0
@@ -33,29 +34,38 @@ class Plan:
     """What to install on a device.
 
     Attributes:
-        requirements: For pip.
+        chosen: Format -> what its runtime is, for pip.
         missing: Format -> why no runtime for it exists there.
         why: Format -> the runtime that was chosen, and the reason.
     """
 
-    requirements: tuple[str, ...]
+    chosen: dict[str, tuple[str, ...]]
     missing: dict[str, str]
     why: dict[str, str]
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """For pip, of all formats."""
+        return self.for_formats(self.chosen)
+
+    def for_formats(self, formats: Iterable[str]) -> tuple[str, ...]:
+        """For pip, of some formats."""
+        return tuple(requirement for name in formats for requirement in self.chosen[name])
 
 
 def plan(ground: Ground) -> Plan:
     """The runtimes for a device's Python, processor and C library."""
-    requirements: list[str] = []
+    chosen: dict[str, tuple[str, ...]] = {}
     missing: dict[str, str] = {}
     why: dict[str, str] = {}
     for format_name, choose in (("onnx", _onnx), ("tflite", _tflite)):
-        chosen, reason = choose(ground)
-        requirements += chosen
+        requirements, reason = choose(ground)
         if reason is not None:
             missing[format_name] = reason
         else:
-            why[format_name] = _why(chosen[0], ground)
-    return Plan(tuple(requirements), missing, why)
+            chosen[format_name] = tuple(requirements)
+            why[format_name] = _why(requirements[0], ground)
+    return Plan(chosen, missing, why)
 
 
 def _why(chosen: str, ground: Ground) -> str:
@@ -133,6 +143,10 @@ def fetch(requirements: Sequence[str], ground: Ground, folder: Path) -> list[Pat
     raise WheelsError(f"the requirements of {', '.join(requirements)} do not come to an end")
 
 
+# As python -m pip, which would first look for modules in the folder where kdedge runs.
+_PIP = program("import runpy; runpy.run_module('pip', run_name='__main__')")
+
+
 def _pip_download(requirements: Sequence[str], ground: Ground, folder: Path) -> None:
     short = f"{ground.version[0]}{ground.version[1]}"
     options = ["--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
@@ -141,7 +155,7 @@ def _pip_download(requirements: Sequence[str], ground: Ground, folder: Path) -> 
         options += ["--abi", abi]
     for tag in platform_tags(ground):
         options += ["--platform", tag]
-    argv = [sys.executable, "-m", "pip", "download", *options, *requirements]
+    argv = [sys.executable, "-c", _PIP, "download", *options, *requirements]
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_S, stdin=subprocess.DEVNULL
@@ -149,6 +163,12 @@ def _pip_download(requirements: Sequence[str], ground: Ground, folder: Path) -> 
     except subprocess.TimeoutExpired:
         raise WheelsError(f"pip did not finish within {_DOWNLOAD_S:.0f} s") from None
     if done.returncode != 0:
+        if "No module named pip" in done.stderr:  # uv makes environments without it
+            raise WheelsError(
+                "kdedge's own Python has no pip to fetch wheels with",
+                where=sys.executable,
+                cure=f"Give it one: {shlex.quote(sys.executable)} -m ensurepip, or uv pip install pip",
+            )
         raise WheelsError(
             f"cannot fetch {', '.join(requirements)} for Python {ground.version_text}: {last_line(done.stderr)}",
             where="pip download on this machine",

@@ -10,7 +10,7 @@ import typer
 from kdedge.cli import output
 from kdedge.cli.app import app
 from kdedge.cli.bench_text import show_record
-from kdedge.cli.conditions import REPETITIONS, axes_of, processors, refuse_for_bundle, rest_before
+from kdedge.cli.conditions import REPETITIONS, axes_of, input_shapes, processors, refuse_for_bundle, rest_before
 from kdedge.cli.matrix_file import take_matrix_file
 from kdedge.cli.options import AtOnce, Json, NewKey
 
@@ -76,6 +76,12 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option("--provider", metavar="NAME", help="Of ONNX Runtime, such as cuda: it has to run the artifact."),
     ] = None,
+    input_shape: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--input-shape", metavar="NAME=1x3x224x224,...", help="Of inputs whose sizes the artifact leaves open."
+        ),
+    ] = None,
     wait: Annotated[
         float,
         typer.Option("--wait", metavar="S", min=0, help="Seconds for another measurement on the device to end."),
@@ -126,7 +132,7 @@ def bench(
     """
     wishes = {
         "scenario": scenario, "batch_size": batch_size, "starts": starts, "pin": processors(pin), "governor": governor,
-        "profile": profile, "provider": provider, **rest_before(cool_down),
+        "profile": profile, "provider": provider, "input_shapes": input_shapes(input_shape), **rest_before(cool_down),
     }  # fmt: skip
     repetitions = repetitions or REPETITIONS.get(scenario, REPETITIONS["single-stream"])
     axes = axes_of(artifacts, device, runtime, threads)
@@ -141,7 +147,11 @@ def bench(
         return
     (artifact,), (count,) = axes.artifacts, axes.threads
     if artifact.is_dir():
-        refuse_for_bundle(wishes, artifact)
+        others = {
+            "runtime": runtime, "accuracy-data": accuracy_data, "meter-accuracy": meter_accuracy,
+            "no-power": not power, "split": None if split == "test" else split,
+        }  # fmt: skip
+        refuse_for_bundle({**wishes, **others}, artifact)
         record = _student(
             artifact,
             device,
@@ -150,6 +160,7 @@ def bench(
             threads=count,
             repetitions=repetitions,
             min_duration_s=min_duration_s,
+            wait_s=wait,
             out=out,
         )
         _finish(record, out, as_json)
@@ -211,7 +222,7 @@ def measure(
     from kdedge_bench.session import bench as run
 
     where = get_device(device)
-    info, samples = about_artifact(artifact, accuracy_data, split)
+    info, samples, data = about_artifact(artifact, accuracy_data, split)
     console = Console(stderr=True)
     with console.status("connecting", spinner="line") as status:
 
@@ -219,4 +230,7 @@ def measure(
             share = "" if progress.done is None else f" {progress.done:4.0%}"
             status.update(escape(f"{where.name}: {progress.text}{share}"))  # a device's words are no markup
 
-        return run(artifact, where, accuracy_data=samples, artifact_info=info, out_dir=out, progress=tell, **wishes)
+        return run(
+            artifact, where, accuracy_data=samples, accuracy_about=data, artifact_info=info, out_dir=out,
+            progress=tell, **wishes,
+        )  # fmt: skip

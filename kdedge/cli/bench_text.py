@@ -17,6 +17,8 @@ def show_record(record: RunRecord, path: Path) -> None:
     from kdedge.reporting.profile_text import profile_lines
 
     latency = record.latency_s
+    batch = None if record.throughput is None else record.throughput.get("batch_size")
+    of_a_batch = "" if batch is None else f" of a batch of {batch}"
     intervals = latency.get("ci95") or {}
 
     def quantile(name: str) -> str:
@@ -38,13 +40,15 @@ def show_record(record: RunRecord, path: Path) -> None:
     why_none = record.unmeasured.get("latency_s.ci95.p50", "not given")
     count, own = (f", {record.starts} starts", "") if record.starts > 1 else ("", " of this start")
     how = f"95% intervals{own} by {' and '.join(methods)}" if methods else f"no 95% intervals: {why_none}"
-    output.result(f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}  (n={latency['n']}{count}, {how})")
+    output.result(
+        f"latency ms   {', '.join(map(quantile, ('p50', 'p90', 'p99')))}{of_a_batch}  (n={latency['n']}{count}, {how})"
+    )
     for line in (_throughput(record), _thirds(record)):
         if line is not None:
             output.result(line)
     output.result(
         f"load         {amount(record.load_s, 'load_s', 1e3, 'ms')}, "
-        f"first inference {amount(record.first_inference_s, 'first_inference_s', 1e3, 'ms')}"
+        f"first inference{of_a_batch} {amount(record.first_inference_s, 'first_inference_s', 1e3, 'ms')}"
     )
     memory = record.memory_bytes
     output.result(
@@ -55,10 +59,12 @@ def show_record(record: RunRecord, path: Path) -> None:
     source = f" ({power['source']}: {power['covers']})" if record.power_w is not None and "covers" in power else ""
     output.result(f"power        {amount(record.power_w, 'power_w', 1.0, 'W')}{source}")
     if record.energy_j_per_inference is not None:
-        output.result(f"energy       {energy_text(record.power or {})} per inference")
-    for note in power_notes(record.power or {}):
+        output.result(
+            f"energy       {energy_text(record.power or {})} per {'inference' if batch is None else 'sample'}"
+        )
+    for note in power_notes(record.power or {}, "inferences" if batch is None else "samples"):
         output.result(f"             {note}")
-    for line in profile_lines(record.profile or {}):
+    for line in profile_lines(record.profile or {}, "inferences" if batch is None else f"batches of {batch}"):
         output.result(f"profile      {line}")
     if record.accuracy is not None:
         from kdedge.metrics import in_words

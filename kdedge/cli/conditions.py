@@ -98,6 +98,26 @@ def processors(text: str | None) -> list[int] | None:
     return sorted(found)
 
 
+def input_shapes(text: str | None) -> dict[str, list[int]] | None:
+    """Input -> sizes in ``1x3x224x224``, the only input, or ``ids=1x128,mask=1x128``.
+
+    Raises:
+        UserError: something else.
+    """
+    if text is None:
+        return None
+    found = {}
+    for part in text.split(","):
+        name, _, sizes = part.strip().rpartition("=")
+        if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){0,7}", sizes) or name in found:
+            raise UserError(
+                f"--input-shape {text!r} names no shapes",
+                cure="Write --input-shape 1x3x224x224, or with names --input-shape ids=1x128,mask=1x128",
+            )
+        found[name] = [int(size) for size in sizes.split("x")]
+    return found
+
+
 def rest_before(text: str | None) -> dict[str, float]:
     """``cool_down_s`` of ``60`` or ``60s``, ``cool_down_c`` of ``45C``; empty of None.
 
@@ -125,7 +145,8 @@ def refuse_for_bundle(wishes: Mapping[str, Any], path: Path) -> None:
         key for key, value in wishes.items() if value not in (None, False) and (key, value) not in _OF_EVERY_BUNDLE
     ]
     if asked:
-        option = "cool-down" if asked[0].startswith("cool_down") else asked[0].replace("_", "-")
+        words = {"cool_down_s": "cool-down", "cool_down_c": "cool-down", "input_shapes": "input-shape"}
+        option = words.get(asked[0], asked[0].replace("_", "-"))
         raise UserError(
             f"--{option} is for artifacts; a bundle is measured in torch as it is",
             where=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Optional, Protocol, TypeVar
@@ -46,7 +47,10 @@ def add(
     name: Annotated[str, typer.Argument(help="What --device will call it.")],
     address: Annotated[str, typer.Argument(metavar="USER@HOST", help="As `ssh` takes it.")],
     port: Annotated[Optional[int], typer.Option("--port", help="Of its SSH server.")] = None,  # noqa: UP045
-    kind: Annotated[str, typer.Option("--kind", help="pi, jetson or linux.")] = "linux",
+    kind: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--kind", help="pi, jetson or linux; linux unless said otherwise."),
+    ] = None,
     python: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--python", metavar="PATH", help="Interpreter on the device that has the runtimes."),
@@ -55,20 +59,38 @@ def add(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--tag", metavar="TAG", help="Shared with other devices: --device @TAG means them. Repeatable."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a device of that name.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Change that device: what is not given stays, '' takes a field away.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Remember a device."""
-    from kdedge_bench.devices import Device, add_device
+    from kdedge_bench.devices import Device, add_device, change_device, config_path
 
-    tags = tuple(dict.fromkeys(tag or ()))
-    device = Device(name=name, address=address, kind=kind, port=port, python=python, tags=tags)
-    path = add_device(device, replace=replace)
+    wishes: dict[str, Any] = {"address": address, "kind": kind, "port": port, "python": python}
+    given = {key: value for key, value in wishes.items() if value is not None}
+    if python == "":
+        given["python"] = None
+    if tag is not None:
+        given["tags"] = tuple(dict.fromkeys(filter(None, tag)))
+    if replace:
+        device = change_device(name, given)
+    else:
+        device = Device(name=name, **given)
+        add_device(device)
+    path = config_path()
     if as_json:
         output.document({**dataclasses.asdict(device), "config": str(path)})
         return
-    output.result(f"added {name} ({address}) to {path}")
+    output.result(f"added {_described(device)} to {path}")
     output.line(f"Next: kdedge device check {name}")
+
+
+def _described(device: Device) -> str:
+    """Its name, and all that is known of it."""
+    words = [device.address, device.kind]
+    words += [f"{key} {value}" for key in ("port", "python", "ssh_config") if (value := getattr(device, key))]
+    return f"{device.name} ({', '.join([*words, *(f'@{tag}' for tag in device.tags)])})"
 
 
 @devices.command("list", epilog="Example: kdedge device list --json")
@@ -247,7 +269,7 @@ def _show_plan(plan: SetupPlan) -> None:
         free = f"{plan.free_bytes / 1e9:.1f} GB free there"
         output.result(f"  would install {', '.join(plan.install)} into {plan.environment} ({free}); nothing needs root")
     elif plan.install:
-        output.result(f"  that Python is yours: {plan.python} -m pip install {' '.join(plan.install)}")
+        output.result(f"  that Python is yours: {plan.python} -m pip install {shlex.join(plan.install)}")
     else:
         output.result("  nothing to do")
 

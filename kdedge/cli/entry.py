@@ -23,6 +23,9 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
+    # Before ONNX Runtime is loaded (parity, eval): it would write into ~/.cache and start a thread that uploads.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
     as_json = "--json" in sys.argv[1:]
     try:
         commands.app()

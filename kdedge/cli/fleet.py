@@ -43,7 +43,6 @@ def bench_matrix(
     from kdedge.cli.samples import about_artifact
     from kdedge_bench.fleet import Outcome
     from kdedge_bench.matrix import cells_of, measured_already, request_of
-    from kdedge_bench.scoring import count
     from kdedge_bench.selection import select_devices
     from kdedge_bench.session import bench
 
@@ -56,14 +55,14 @@ def bench_matrix(
     with output.libraries_on_stderr():
         files = dict.fromkeys(cell.artifact for cell in cells)
         about = {file.sha256: about_artifact(file.path, accuracy_data, split) for file in files}
-        scored = {sha256: count(samples) for sha256, (_, samples) in about.items() if samples is not None}
+        scored = {sha256: data["sha256"] for sha256, (_, _, data) in about.items() if data is not None}
         there = measured_already(cells, out, wishes, scored=scored) if resume else {}
 
         def measure(cell: Cell, tell: OnProgress) -> RunRecord:
-            info, samples = about[cell.artifact.sha256]
+            info, samples, data = about[cell.artifact.sha256]
             return bench(
-                cell.artifact.path, cell.device, runtime=cell.runtime, threads=cell.threads, accuracy_data=samples,
-                artifact_info=info, out_dir=out, progress=tell, **wishes,
+                cell.artifact, cell.device, runtime=cell.runtime, threads=cell.threads, accuracy_data=samples,
+                accuracy_about=data, artifact_info=info, out_dir=out, progress=tell, **wishes,
             )  # fmt: skip
 
         _announce(left_out, len(there), out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kdedge.errors import KdedgeError
-    from kdedge.reporting import Cell as Figure
+    from kdedge.reporting import Row
     from kdedge_agent.run_record import RunRecord
     from kdedge_bench.fleet import Outcome
     from kdedge_bench.matrix import Cell
     from kdedge_bench.session import Progress
 
-_FIGURES = ("p50", "peak", "power")
+_FIGURES = {"p50": "p50\nms", "peak": "Peak\nMB", "power": "Power\nW"}
+_FIGURES_OF_BATCHES = {"throughput": "Rate\nsamples/s", **_FIGURES}
 
 
 class FleetScreen:
@@ -80,35 +81,47 @@ class FleetScreen:
 
 def said_of_record(record: RunRecord) -> str:
     """A record in a few words."""
-    cells = _figures(record)
-    return f"p50 {cells['p50'].text}, {record.verdict}"
+    row = _as_reported(record)
+    p50, rate = row.cells["p50"].text, row.cells["throughput"]
+    if not row.is_offline:
+        return f"p50 {p50}, {row.verdict}"
+    interval = f" [{rate.interval_text}]" if rate.interval else ""
+    return f"throughput {rate.text}{interval}, p50 {p50} of one {row.call}, {row.verdict}"
 
 
 def cells_table(cells: Sequence[Cell], outcomes: Sequence[Outcome[RunRecord]]) -> Table:
-    """A row for each cell: p50, peak memory, power and verdict; or that it failed, and why below the table."""
+    """A row for each cell: p50, peak memory, power and verdict; or that it failed, and why below the table.
+
+    Where batches were measured, their throughput comes first, and a note says that p50 is of one batch.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    from kdedge.reporting.conditions import OFFLINE, scenario
     from kdedge.reporting.terminal import note_lines
 
     notes: dict[str, int] = {}
+    scenarios = {scenario(outcome.result) for outcome in outcomes if outcome.result is not None}
+    headings = _FIGURES_OF_BATCHES if OFFLINE in scenarios else _FIGURES
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("Artifact", overflow="fold")
     table.add_column("Device", overflow="fold")
     table.add_column("Runtime, threads", no_wrap=True)
-    for heading in ("p50\nms", "Peak\nMB", "Power\nW"):
+    for heading in headings.values():
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for cell, outcome in zip(cells, outcomes, strict=True):
-        runtime, figures, verdict = _row(cell, outcome, notes)
+        runtime, figures, verdict = _row(cell, outcome, headings, notes)
         words = (cell.artifact.path.name, cell.device.name, runtime, *figures, verdict)
         table.add_row(*map(Text, words))
     table.caption = Text("\n".join(note_lines(notes)))
     return table
 
 
-def _row(cell: Cell, outcome: Outcome[RunRecord], notes: dict[str, int]) -> tuple[str, list[str], str]:
+def _row(
+    cell: Cell, outcome: Outcome[RunRecord], keys: Collection[str], notes: dict[str, int]
+) -> tuple[str, list[str], str]:
     """Runtime with threads, figures, and verdict."""
     from kdedge.reporting.terminal import figure_text, note_mark
     from kdedge.reporting.text import plain
@@ -116,11 +129,11 @@ def _row(cell: Cell, outcome: Outcome[RunRecord], notes: dict[str, int]) -> tupl
     record, error = outcome.result, outcome.error
     if record is None:
         word = "stopped" if error is None else f"failed {note_mark(_failed(cell, error), notes)}"
-        return "\n".join(filter(None, (cell.runtime, cell.threads_text))), ["—"] * len(_FIGURES), word
-    found = _figures(record)
+        return "\n".join(filter(None, (cell.runtime, cell.threads_text))), ["—"] * len(keys), word
+    found = _as_reported(record).cells
     name, version = (plain(record.runtime.get(key) or "") for key in ("name", "version"))
     runtime = f"{name}\n{', '.join(filter(None, (version, cell.threads_text)))}"
-    return runtime, [figure_text(found[key], notes) for key in _FIGURES], record.verdict
+    return runtime, [figure_text(found[key], notes, spread=key == "throughput") for key in keys], record.verdict
 
 
 def _failed(cell: Cell, error: KdedgeError) -> str:
@@ -128,9 +141,9 @@ def _failed(cell: Cell, error: KdedgeError) -> str:
     return output.one_line(error) if names_it else f"{cell.device.name}: {output.one_line(error)}"
 
 
-def _figures(record: RunRecord) -> Mapping[str, Figure]:
-    """As the report has them, by the key of its column."""
+def _as_reported(record: RunRecord) -> Row:
+    """The record's row of the report."""
     from kdedge.reporting import Run, Runs, table
 
     (row,) = table(Runs((Run(Path(), record, None),)))
-    return row.cells
+    return row

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from kdedge.cli.conditions import processors, rest_before, thread_counts
+from kdedge.cli.conditions import input_shapes, processors, rest_before, thread_counts
 from kdedge.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -37,6 +37,7 @@ SETTINGS: dict[str, tuple[str, type]] = {
     "cool_down": ("cool_down", str),
     "profile": ("profile", bool),
     "provider": ("provider", str),
+    "input_shape": ("input_shape", str),
     "wait": ("wait", float),
     "power": ("power", bool),
     "meter": ("meter", str),
@@ -47,7 +48,12 @@ SETTINGS: dict[str, tuple[str, type]] = {
     "jobs": ("jobs", int),
 }
 #: Key -> what makes sense of its text.
-_MEANINGS: dict[str, Callable[[str], object]] = {"pin": processors, "cool_down": rest_before, "threads": thread_counts}
+_MEANINGS: dict[str, Callable[[str], object]] = {
+    "pin": processors,
+    "cool_down": rest_before,
+    "threads": thread_counts,
+    "input_shape": input_shapes,
+}
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 

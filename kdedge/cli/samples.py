@@ -24,12 +24,14 @@ class Samples:
         preprocessing: Their columns -> the net's inputs.
         source: Where the data came from.
         split: Which part.
+        sha256: Of samples and labels as they were read; empty where nobody asks.
     """
 
     data: Examples
     preprocessing: Preprocessing
     source: str
     split: str
+    sha256: str = ""
 
     def at_most(self, count: int) -> Samples:
         """Of streamed images so many, evenly spaced over the split; of all other data the whole split."""
@@ -87,25 +89,29 @@ def for_artifact(metadata: dict[str, Any] | None, path: object, data: str | None
     sizes = {"image_size": said["image_size"][0], "channels": said["channels"]} if preprocessing.kind == "image" else {}
     recipe = DataRecipe(name=data, **sizes, **metadata.get("splits", {}))
     chosen = load_evaluation(recipe, data, split, metadata["labels"], metadata["task"])
-    return Samples(preprocessing.encode(chosen), preprocessing, data, split)
+    return Samples(preprocessing.encode(chosen), preprocessing, data, split, chosen.fingerprint().hex())
 
 
-def about_artifact(artifact: Path, accuracy_data: str | None, split: str) -> tuple[dict[str, Any], Any]:
+def about_artifact(
+    artifact: Path, accuracy_data: str | None, split: str
+) -> tuple[dict[str, Any], Any, dict[str, Any] | None]:
     """What the record of a measurement is to say of an artifact, and what is sent to the device to be scored.
 
     Returns:
-        model, precision and bundle_id, as far as the file tells them; what ``scoring.score`` takes, None without
-        ``accuracy_data``.
+        model, precision and bundle_id, as far as the file tells them; what ``scoring.score`` takes, and what the
+        record says of it (source, split, sha256), both None without ``accuracy_data``.
 
     Raises:
         KdedgeError: data that are not there, or that this artifact cannot be scored with on a device.
     """
     metadata = _metadata(artifact)
-    scored = None
+    scored = data = None
     if accuracy_data is not None:
-        scored = for_device(for_artifact(metadata, artifact, accuracy_data, split), artifact)
+        found = for_artifact(metadata, artifact, accuracy_data, split)
+        scored = for_device(found, artifact)
+        data = {"source": accuracy_data, "split": split, "sha256": found.sha256}
     known = metadata or {}
-    return {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}, scored
+    return {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}, scored, data
 
 
 def for_device(found: Samples, artifact: Path) -> Any:

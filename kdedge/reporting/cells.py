@@ -52,6 +52,7 @@ MEGABYTES = Unit("MB", 1e-6)
 WATTS = Unit("W")
 MILLIJOULES = Unit("mJ", 1e3)
 JOULES = Unit("J")
+SAMPLES_PER_S = Unit("samples/s", digits=4)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Cell:
     """A figure or the reason why there is none; ``value`` is None exactly if ``reason`` is not.
 
     Attributes:
-        value: In SI units (seconds, bytes, watts, joules) or a proportion.
+        value: In SI units (seconds, bytes, watts, joules), samples per second, or a proportion.
         unit: How it is written.
         n: Values that it rests on.
         interval: 95% interval in the value's unit, or None.

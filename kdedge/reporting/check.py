@@ -22,6 +22,11 @@ def is_number(value: object) -> TypeGuard[float]:
         return False
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """A whole number from one on; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def looks_like_record(document: object) -> bool:
     """True for JSON that means to be a run record, whatever its version or its faults."""
     return isinstance(document, dict) and "run_id" in document and "schema_version" in document
@@ -42,6 +47,7 @@ def parse_record(document: Any) -> RunRecord:
     for key, texts in (("verdict_reasons", record.verdict_reasons), ("unmeasured", list(record.unmeasured.values()))):
         _need(all(isinstance(text, str) for text in texts), key, "all text")
     _check_latency(record.latency_s)
+    _check_throughput(record.throughput or {})
     for key, value in record.memory_bytes.items():
         if not isinstance(value, Mapping):
             _need_number(value, f"memory_bytes.{key}")
@@ -63,6 +69,14 @@ def _check_latency(latency: Mapping[str, Any]) -> None:
     _need(isinstance(intervals, Mapping), "latency_s.ci95", "an object")
     for key, interval in intervals.items():
         _need(interval is None or is_interval(interval), f"latency_s.ci95.{key}", "[low, high] or null")
+
+
+def _check_throughput(throughput: Mapping[str, Any]) -> None:
+    _need_number(throughput.get("samples_per_s"), "throughput.samples_per_s")
+    for key in ("batch_size", "batches"):
+        _need(throughput.get(key) is None or is_count(throughput[key]), f"throughput.{key}", "a whole number or null")
+    interval = throughput.get("ci95")
+    _need(interval is None or is_interval(interval), "throughput.ci95", "[low, high] or null")
 
 
 def _check_starts(starts: object) -> None:

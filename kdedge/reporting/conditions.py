@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdedge.reporting.check import is_number
+from kdedge.reporting.check import is_count, is_number
 from kdedge.reporting.text import plain
 from kdedge_agent.run_record import RunRecord
 
 UNKNOWN = "not recorded"
+SINGLE_STREAM, OFFLINE = "single-stream", "offline"
 _BEFORE, _AFTER = "before", "after"
 _MAX_FACTS = 400
 _MAX_LISTED = 16
@@ -51,6 +52,7 @@ def conditions(record: RunRecord) -> tuple[tuple[str, str], ...]:
         ("Measured", plain(record.created_at).replace("T", " ").replace("+00:00", "Z").replace("Z", " UTC")),
         ("Runtime", plain(" ".join(str(record.runtime[k]) for k in ("name", "version") if record.runtime.get(k)))),
         ("Provider or delegate", _value("", record.runtime.get("provider") or record.runtime.get("delegate"))),
+        ("Scenario", _scenario(record)),
         ("Threads", str(record.threads)),
         ("Starts", str(record.starts)),
     ]
@@ -78,6 +80,30 @@ def state(record: RunRecord, title: str) -> str:
 def fact(record: RunRecord, title: str) -> str | None:
     """One fact that does not change (``Board``, ``CPU``, ``OS`` ...), or None."""
     return _first(_leaves(record.facts), _STATIC[title])
+
+
+def identity(record: RunRecord) -> tuple[str, str, str]:
+    """Device, board and CPU, empty where not recorded: many machines are called ``local``, and are not one."""
+    return record.device, fact(record, "Board") or "", fact(record, "CPU") or ""
+
+
+def scenario(record: RunRecord) -> str:
+    """``offline`` (batches back to back) or ``single-stream``, which all older records are of."""
+    is_offline = record.throughput is not None or record.request.get("scenario") == OFFLINE
+    return OFFLINE if is_offline else SINGLE_STREAM
+
+
+def batch_size(record: RunRecord) -> int | None:
+    """Samples in one timed call of ``offline``; None of another scenario, or where the record does not say."""
+    if scenario(record) != OFFLINE:
+        return None
+    sizes = ((record.throughput or {}).get("batch_size"), record.request.get("batch_size"))
+    return next((size for size in sizes if is_count(size)), None)
+
+
+def _scenario(record: RunRecord) -> str:
+    size = batch_size(record)
+    return scenario(record) if size is None else f"{OFFLINE}, batches of {size}"
 
 
 def all_facts(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

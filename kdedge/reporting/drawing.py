@@ -51,7 +51,7 @@ def colour(index: int) -> str:
 
 def name(row: Row) -> str:
     """A run in a legend: artifact, device, runtime, threads."""
-    place = " · ".join(part for part in (row.device, row.runtime.split(" (")[0]) if part)
+    place = " · ".join(part for part in (row.place, row.runtime.split(" (")[0]) if part)
     threads = "" if row.threads is None else f" · {row.threads} thread{'' if row.threads == 1 else 's'}"
     return f"{row.label} · {place}{threads}"
 

@@ -13,15 +13,19 @@ _SMALL = 0.0005
 """Of the load: a cause of error below it is not recited."""
 
 
-def power_notes(power: Mapping[str, Any]) -> list[str]:
+def power_notes(power: Mapping[str, Any], counted: str = "inferences") -> list[str]:
     """Lines about the ``power`` part of a record, as far as it tells; a device may have sent anything.
+
+    Args:
+        power: That part.
+        counted: What its ``inferences`` are: the samples of ``offline``, several of which are one call.
 
     Returns:
         Source and rule of its total; inferences, window and sensor; idle and its drift; the 95% interval by cause;
         gaps; what reading costs; what the source offers as an estimate.
     """
-    tellers = (_source, _window, _idle, _errors, _gap, _reading, _estimate)
-    parts = [tell(power) for tell in tellers]
+    tellers = (_idle, _errors, _gap, _reading, _estimate)
+    parts = [_source(power), _window(power, counted), *(tell(power) for tell in tellers)]
     return [part for part in parts if part]
 
 
@@ -32,10 +36,10 @@ def _source(power: Mapping[str, Any]) -> str:
     return f"source: {plain(power['source'])}{covers}"
 
 
-def _window(power: Mapping[str, Any]) -> str:
+def _window(power: Mapping[str, Any], counted: str) -> str:
     if not is_number(power.get("inferences")) or not is_number(power.get("window_s")):
         return ""
-    text = f"{power['inferences']} inferences in {power['window_s']:.3g} s"
+    text = f"{power['inferences']} {counted} in {power['window_s']:.3g} s"
     if is_number(power.get("sensor_periods")) and is_number(power.get("sensor_hz")):
         how = f", {plain(power['sensor_rate_from'])}" if power.get("sensor_rate_from") else ""
         text += f" = {power['sensor_periods']:.0f} sensor periods ({power['sensor_hz']:.3g} Hz{how})"

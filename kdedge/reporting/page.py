@@ -14,12 +14,13 @@ from kdedge.errors import UserError
 from kdedge.files import write_atomic
 from kdedge.reporting import plots
 from kdedge.reporting.cells import JOULES, SECONDS, Cell, Unit, missing, single
-from kdedge.reporting.conditions import UNKNOWN, all_facts, conditions, fact, slug, state
+from kdedge.reporting.conditions import UNKNOWN, all_facts, conditions, fact, identity, slug, state
 from kdedge.reporting.drawing import Plot, points_a_run
 from kdedge.reporting.profile_text import OpRow, op_rows, profile_lines
-from kdedge.reporting.rows import COLUMNS, DETAIL_COLUMNS, Row, student_rows, table
+from kdedge.reporting.rows import DETAIL_COLUMNS, MEMORY_SHARES, Column, Row, columns_of, student_rows, table
 from kdedge.reporting.runs import Run, Runs, Trained, load_runs
 from kdedge.reporting.text import plain
+from kdedge_agent.run_record import RunRecord
 
 DEFAULT_PAGE = Path("report.html")
 _ROLES = ("teacher", "assistant", "student_float", "student_int8")
@@ -33,6 +34,7 @@ class RunView:
     anchor: str
     row: Row
     run: Run
+    columns: tuple[Column, ...]
     conditions: tuple[tuple[str, str], ...]
     short_conditions: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
@@ -44,10 +46,11 @@ class RunView:
 
 @dataclass(frozen=True)
 class DeviceView:
-    """A device with its runs, and what it is in one line."""
+    """A device with its runs of one scenario, and what it is in one line."""
 
     name: str
     what: str
+    is_offline: bool
     runs: tuple[RunView, ...]
 
 
@@ -95,17 +98,12 @@ def render(runs: Runs) -> str:
     rows = table(runs)
     views = _run_views(runs.runs, rows)
     students = [row for trained in runs.trained for row in student_rows(trained)]
-    overview = [
-        plots.tradeoff(rows, "p50", "Accuracy against latency", "latency p50 (ms)"),
-        plots.tradeoff(rows, "size", "Accuracy against size", "size (MB)", students),
-        plots.distribution(runs.runs, rows),
-        plots.memory(runs.runs, rows),
-    ]
+    overview = plots.overview(runs.runs, rows, students)
     every = overview + [view.plot for view in views if view.plot is not None]
     return environment.get_template("report.html.j2").render(
         version=__version__,
-        columns=COLUMNS,
-        detail_columns=(*COLUMNS, *DETAIL_COLUMNS),
+        columns=columns_of(rows),
+        title=", ".join(dict.fromkeys(row.device for row in sorted(rows, key=lambda row: row.device))),
         devices=_devices(views),
         runs=views,
         trained=[_trained_view(trained) for trained in runs.trained],
@@ -142,11 +140,12 @@ def _run_views(runs: Sequence[Run], rows: Sequence[Row]) -> list[RunView]:
                 anchor=f"run-{index}-{slug(row.label)}",
                 row=row,
                 run=run,
+                columns=(*columns_of([row]), *_told(record)),
                 conditions=conditions(record),
                 short_conditions=tuple(part for part in short if part != UNKNOWN),
                 facts=all_facts(record.facts),
                 request=all_facts(record.request),
-                profile=tuple(profile_lines(record.profile or {})),
+                profile=tuple(profile_lines(record.profile or {}, row.calls)),
                 ops=op_rows(record.profile or {}),
                 plot=plots.over_time(run, row, index, most),
             )
@@ -154,16 +153,24 @@ def _run_views(runs: Sequence[Run], rows: Sequence[Row]) -> list[RunView]:
     return views
 
 
+def _told(record: RunRecord) -> list[Column]:
+    """The columns of the details; without memory that older records do not speak of, nor any but a Jetson's."""
+    spoken_of = {*record.memory_bytes, *(key.removeprefix("memory_bytes.") for key in record.unmeasured)}
+    return [column for column in DETAIL_COLUMNS if column not in MEMORY_SHARES or column.key in spoken_of]
+
+
 def _devices(views: Sequence[RunView]) -> list[DeviceView]:
-    names = sorted({view.run.record.device for view in views})
+    """The runs by device; those in batches apart, whose latencies are no inference's."""
+    groups: dict[tuple[tuple[str, str, str], bool], list[RunView]] = {}
+    for view in views:
+        groups.setdefault((identity(view.run.record), view.row.is_offline), []).append(view)
     devices = []
-    for name in names:
-        mine = tuple(view for view in views if view.run.record.device == name)
+    for ((name, _, _), is_offline), mine in sorted(groups.items()):
         record = mine[0].run.record
         facts = [fact(record, title) for title in ("Board", "CPU", "OS", "Kernel")]
         kind = "" if record.device_kind == name else plain(record.device_kind)
         what = " · ".join(dict.fromkeys([text for text in (kind, *facts) if text]))
-        devices.append(DeviceView(plain(name), what, mine))
+        devices.append(DeviceView(plain(name), what, is_offline, tuple(mine)))
     return devices
 
 
@@ -173,7 +180,7 @@ def _summary(views: Sequence[RunView]) -> tuple[tuple[str, str], ...]:
     unsteady = [view for view in views if view.row.verdict != "steady"]
     return (
         ("Runs", str(len(views))),
-        ("Devices", str(len({record.device for record in records}))),
+        ("Devices", str(len({identity(record) for record in records}))),
         ("Artifacts", str(len({record.artifact_sha256 for record in records}))),
         ("Measured (UTC)", dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"),
         ("Not steady", f"{len(unsteady)} of {len(views)}"),

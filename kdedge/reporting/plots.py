@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 from kdedge.reporting.cells import Cell
+from kdedge.reporting.conditions import OFFLINE, SINGLE_STREAM, slug
 from kdedge.reporting.drawing import (
     Plot,
     Spec,
@@ -33,13 +34,30 @@ from kdedge.reporting.runs import Run
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
 _PHASES = ("start", "import", "load", "first", "steady", "peak")
 _MOST_TOLD = 10
+# Columns that only runs of one scenario share: a batch's latency beside an inference's would be no comparison.
+_ALIKE_IN = {"p50": SINGLE_STREAM, "throughput": OFFLINE}
+
+
+def overview(runs: Sequence[Run], rows: Sequence[Row], students: Sequence[Row] = ()) -> list[Plot]:
+    """The plots of all runs; ``students`` are those of bundles, which have an accuracy and a size."""
+    plots = []
+    scenarios = {row.scenario for row in rows}
+    if SINGLE_STREAM in scenarios:
+        plots.append(tradeoff(rows, "p50", "Accuracy against latency", "latency p50 (ms)"))
+    if OFFLINE in scenarios:
+        plots.append(tradeoff(rows, "throughput", "Accuracy against throughput", "throughput (samples/s)"))
+    plots.append(tradeoff(rows, "size", "Accuracy against size", "size (MB)", students))
+    return [*plots, *distributions(runs, rows), memory(runs, rows)]
 
 
 def tradeoff(rows: Sequence[Row], key: str, title: str, axis: str, students: Sequence[Row] = ()) -> Plot:
-    """Accuracy against another column (``p50`` or ``size``), with 95% intervals as bars."""
-    devices = sorted({row.device for row in rows})
-    points, absent = [], []
+    """Accuracy against another column (``p50``, ``throughput`` or ``size``), with 95% intervals as bars."""
+    places = sorted({row.place for row in rows})
+    points, absent, others = [], [], 0
     for index, row in enumerate([*rows, *students]):
+        if row.scenario and row.scenario != _ALIKE_IN.get(key, row.scenario):
+            others += 1
+            continue
         x, y = row.cells[key], row.cells["accuracy"]
         if x.value is not None and y.value is not None:
             points.append((index, row, (x.value * x.unit.factor, y.value)))
@@ -54,7 +72,7 @@ def tradeoff(rows: Sequence[Row], key: str, title: str, axis: str, students: Seq
         trace = _point(row, at, row.cells[key], place)
         if index < len(rows):
             same = [str(i + 1) for i, _, other in points if other == at and i < len(rows)]
-            look = (", ".join(same), colour(index), _SYMBOLS[devices.index(row.device) % len(_SYMBOLS)])
+            look = (", ".join(same), colour(index), _SYMBOLS[places.index(row.place) % len(_SYMBOLS)])
         else:
             look = (row.label.split(maxsplit=1)[0], "@muted", "circle-open")
         mark, token, symbol = look
@@ -64,7 +82,10 @@ def tradeoff(rows: Sequence[Row], key: str, title: str, axis: str, students: Seq
     layout = base_layout(axis, "accuracy")
     layout["yaxis"]["tickformat"] = ".3f"
     x_range(layout["xaxis"], [x for _, _, (x, _) in points])
-    caption = ["Numbers are the runs of the key; bars are 95% intervals. Up and to the left is better."]
+    better = "right" if key == "throughput" else "left"
+    caption = [f"Numbers are the runs of the key; bars are 95% intervals. Up and to the {better} is better."]
+    if others and key == "p50":
+        caption.append(f"Runs in batches stand against their throughput instead ({others} of {len(rows)}).")
     caption += [f"Not drawn: {text}." for text in absent]
     told = [f"{name(row)}: accuracy {row.cells['accuracy'].text}, {row.cells[key].text}" for _, row, _ in points]
     alt = f"Scatter plot of accuracy against {axis}, {len(points)} points. {'; '.join(told[:_MOST_TOLD])}"
@@ -117,11 +138,25 @@ def _label_places(points: Sequence[tuple[float, float]]) -> list[str]:
     return places
 
 
-def distribution(runs: Sequence[Run], rows: Sequence[Row]) -> Plot:
-    """The empirical distribution of every run's raw latencies."""
-    most = points_a_run(len(runs))
+def distributions(runs: Sequence[Run], rows: Sequence[Row]) -> list[Plot]:
+    """The empirical distribution of every run's raw latencies; batches of each size have a plot of their own."""
+
+    def size(numbered: tuple[int, Run, Row]) -> tuple[bool, int]:
+        row = numbered[2]
+        return row.is_offline, row.batch_size or 0
+
+    numbered = sorted(((index, run, row) for index, (run, row) in enumerate(zip(runs, rows, strict=True))), key=size)
+    return [_distribution(list(group), points_a_run(len(runs))) for _, group in groupby(numbered, size)]
+
+
+def _distribution(numbered: Sequence[tuple[int, Run, Row]], most: int) -> Plot:
+    """Of runs whose latencies are of like calls, each with its place in the report."""
+    first = numbered[0][2]
+    calls, title, plot_id = first.calls, "Latency distribution", "plot-latency"
+    if first.is_offline:
+        title, plot_id = f"{title}, {calls}", f"{plot_id}-{slug(first.call)}"
     data, absent, thinned, every = [], [], 0, []
-    for index, (run, row) in enumerate(zip(runs, rows, strict=True)):
+    for index, run, row in numbered:
         samples = sorted(run.record.latency_s.get("samples") or [])
         if not samples:
             absent.append(name(row))
@@ -140,25 +175,27 @@ def distribution(runs: Sequence[Run], rows: Sequence[Row]) -> Plot:
                 "hovertemplate": f"run {index + 1}: %{{y:.1%}} took %{{x:.4g}} ms or less<extra></extra>",
             }
         )
-    layout = base_layout("latency of one inference (ms)", "share of inferences")
+    layout = base_layout(f"latency of one {first.call} (ms)", f"share of {calls}")
     layout["yaxis"].update({"range": [0, 1.02], "tickformat": ".0%"})
     layout["shapes"] = [_guide(share) for share in (0.5, 0.9, 0.99)]
     x_range(layout["xaxis"], every)
-    layout["annotations"] = _line_numbers(runs, is_log=layout["xaxis"].get("type") == "log")
-    caption = ["Share of inferences that took no longer; dotted lines at 50, 90 and 99%. No value is left out."]
+    layout["annotations"] = _line_numbers(numbered, is_log=layout["xaxis"].get("type") == "log")
+    caption = [f"Share of {calls} that took no longer; dotted lines at 50, 90 and 99%. No value is left out."]
     if thinned:
         caption.append(f"Drawn at {most} evenly spaced ranks where a run has more values ({thinned} of {len(data)}).")
     caption += [f"Not drawn: {text} (the record holds no raw values)." for text in absent]
-    alt = f"Cumulative distribution of latency, one line a run, {len(data)} runs. The table gives p50, p90 and p99."
-    return Plot("plot-latency", "Latency distribution", alt, tuple(caption), {"data": data, "layout": layout})
+    of_what = f" of one {first.call}" if first.is_offline else ""
+    alt = f"Cumulative distribution of latency{of_what}, one line a run, {len(data)} runs."
+    alt += " The table gives p50, p90 and p99."
+    return Plot(plot_id, title, alt, tuple(caption), {"data": data, "layout": layout})
 
 
-def _line_numbers(runs: Sequence[Run], *, is_log: bool) -> list[Spec]:
+def _line_numbers(numbered: Sequence[tuple[int, Run, Row]], *, is_log: bool) -> list[Spec]:
     """The number of each run beside its line, at staggered heights, so that colour is not the only key."""
-    if len(runs) > _MOST_TOLD:
+    if len(numbered) > _MOST_TOLD:
         return []
     notes = []
-    for index, run in enumerate(runs):
+    for index, run, _ in numbered:
         samples = sorted(run.record.latency_s.get("samples") or [])
         share = 0.2 + 0.6 * ((index * 3) % 8) / 7
         if not samples or samples[0] <= 0:
@@ -190,7 +227,8 @@ def over_time(run: Run, row: Row, index: int, most: int) -> Plot | None:
         _strip([i - len(warmup) for i in warm_order], [warmup[i] for i in warm_order], "@muted", "warm-up"),
         _strip(order, [samples[i] for i in order], colour(index), "timed"),
     ]
-    layout = base_layout("inference (timed from 0; warm-up before)", "latency (ms)")
+    of_what = f" of one {row.call}" if row.is_offline else ""
+    layout = base_layout(f"{row.call} (timed from 0; warm-up before)", f"latency{of_what} (ms)")
     p50 = row.cells["p50"].value
     if p50 is not None:
         layout["shapes"] = [
@@ -201,12 +239,12 @@ def over_time(run: Run, row: Row, index: int, most: int) -> Plot | None:
         layout["shapes"] = [*layout.get("shapes", []), *map(_beginning, ends)]
     layout["height"] = 260
     logarithmic(layout["yaxis"], [value * 1e3 for value in (min(samples), max(samples))])
-    caption = [f"{len(samples)} timed inferences in order, {len(warmup)} of warm-up before them (grey). Line: p50."]
+    caption = [f"{len(samples)} timed {row.calls} in order, {len(warmup)} of warm-up before them (grey). Line: p50."]
     if run.record.starts > 1:
         caption += [f"{run.record.starts} starts, parted by upright lines; their warm-ups stand before the first."]
     if thinned or warm_thinned:
         caption.append("Drawn: the least, the middle and the greatest value of equal blocks; no outlier is hidden.")
-    alt = f"Latency of each inference of {name(row)} in order of measurement; verdict: {row.verdict}."
+    alt = f"Latency of each {row.call} of {name(row)} in order of measurement; verdict: {row.verdict}."
     data = [trace for trace in data if trace["x"]]
     return Plot(f"plot-run-{index}", "Latency over time", alt, tuple(caption), {"data": data, "layout": layout})
 

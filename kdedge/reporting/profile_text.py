@@ -13,9 +13,14 @@ _SHOWN = 6
 _MOST = 40
 
 
-def profile_lines(profile: Mapping[str, Any]) -> list[str]:
-    """Lines about the ``profile`` part of a record, as far as it tells; a device may have sent anything."""
-    return [*_times(profile), *_delegates(profile.get("delegates"))]
+def profile_lines(profile: Mapping[str, Any], calls: str = "inferences") -> list[str]:
+    """Lines about the ``profile`` part of a record, as far as it tells; a device may have sent anything.
+
+    Args:
+        profile: That part.
+        calls: What was profiled, in the plural: one call of ``offline`` is a batch.
+    """
+    return [*_times(profile, calls), *_delegates(profile.get("delegates"))]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class OpRow:
         op: The type.
         provider: What runs them.
         count: How many there are.
-        mean: Milliseconds of an inference that they take.
+        mean: Milliseconds of a call (an inference, or a batch of ``offline``) that they take.
         share: Of the time of all ops.
     """
 
@@ -51,7 +56,7 @@ def op_rows(profile: Mapping[str, Any]) -> tuple[OpRow, ...]:
     )
 
 
-def _times(profile: Mapping[str, Any]) -> list[str]:
+def _times(profile: Mapping[str, Any], calls: str) -> list[str]:
     inference_s, ops_s, runs = (profile.get(key) for key in ("inference_s", "ops_s", "runs"))
     by_op = _entries(profile.get("by_op"))
     if not is_number(inference_s) or not is_number(ops_s) or not by_op:
@@ -63,7 +68,7 @@ def _times(profile: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"{1e3 * ops_s:.3f} of {1e3 * inference_s:.3f} ms in ops, by {', '.join(providers)}"
-        f" (mean of {plain(runs)} profiled inferences)",
+        f" (mean of {plain(runs)} profiled {calls})",
         f"by type: {', '.join(types)}",
         f"longest: {', '.join(ops)}",
     ]

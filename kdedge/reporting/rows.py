@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +15,7 @@ from kdedge.reporting.cells import (
     MILLIJOULES,
     MILLISECONDS,
     PROPORTION,
+    SAMPLES_PER_S,
     WATTS,
     Cell,
     Unit,
@@ -22,6 +24,7 @@ from kdedge.reporting.cells import (
     single,
 )
 from kdedge.reporting.check import is_number
+from kdedge.reporting.conditions import OFFLINE, batch_size, identity, scenario
 from kdedge.reporting.energy_text import power_notes
 from kdedge.reporting.runs import Run, Runs, Trained
 from kdedge.reporting.scores import score_cells
@@ -39,6 +42,8 @@ _LABELS = {
     "assistant": "teacher assistant",
 }
 _WEIGHTS = {"student_float": FLOAT_WEIGHTS, "student_int8": INT8_STATE}
+_OFFLINE_ALONE = "measured by --scenario offline"
+_JETSON_ALONE = "told by a Jetson alone"
 _NOT_BENCHED = "not benched in torch; `kdedge bench BUNDLE` measures it"
 
 
@@ -61,15 +66,25 @@ COLUMNS = (
     Column("peak", "Peak memory", "Peak", MEGABYTES),
     Column("energy", "Energy per inference", "Energy", MILLIJOULES),
 )
+THROUGHPUT = Column("throughput", "Throughput", "Rate", SAMPLES_PER_S)
+MEMORY_SHARES = (
+    Column("pss", "Proportional memory (PSS)", "PSS", MEGABYTES),
+    Column("private", "Private memory", "Private", MEGABYTES),
+    Column("private_dirty", "Private memory, written to", "Dirty", MEGABYTES),
+    Column("gpu_shared", "Memory shared with the GPU", "GPU", MEGABYTES),
+)
 DETAIL_COLUMNS = (
     Column("f1_macro", "F1 (macro)", "F1", PROPORTION),
     Column("load", "Load time", "Load", MILLISECONDS),
     Column("first", "First inference", "First", MILLISECONDS),
     Column("steady", "Steady memory", "Steady", MEGABYTES),
+    *MEMORY_SHARES,
     Column("power", "Power under load", "Power", WATTS),
     Column("net_energy", "Energy net of idle", "Net", MILLIJOULES),
 )
 SUMMARY_COLUMNS = tuple(column for column in COLUMNS if column.key != "p99")
+_ALL_COLUMNS = (*COLUMNS, THROUGHPUT, *DETAIL_COLUMNS)
+_PER_SAMPLE = "per sample"
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,11 @@ class Row:
         format: ``onnx``, ``tflite`` or ``torch``.
         precision: ``int8`` or ``float32``; empty where the record does not say.
         device: Name of the device; empty for a student that was not benched.
+        board: As the device names it; empty where it does not.
+        cpu: Likewise.
+        place: The device's name, with board and CPU where the report has another device of that name.
+        scenario: ``single-stream`` or ``offline``; empty for a student that was not benched.
+        batch_size: Samples in one timed call of ``offline``; None of all else.
         runtime: Name, version and provider or delegate.
         threads: Intra-op threads; None for a student that was not benched.
         verdict: Of the run; empty for a student.
@@ -94,16 +114,49 @@ class Row:
     format: str
     precision: str
     device: str
+    board: str
+    cpu: str
+    place: str
+    scenario: str
+    batch_size: int | None
     runtime: str
     threads: int | None
     verdict: str
     verdict_reasons: tuple[str, ...]
     cells: Mapping[str, Cell] = field(repr=False)
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether its latencies are those of batches, while its energy is that of a sample."""
+        return self.scenario == OFFLINE
+
+    @property
+    def call(self) -> str:
+        """What one latency is of."""
+        return _batch(self.batch_size) if self.is_offline else "inference"
+
+    @property
+    def calls(self) -> str:
+        """The same of several."""
+        return _batches(self.batch_size) if self.is_offline else "inferences"
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """``COLUMNS``; with ``offline`` among the rows also throughput, and energy by sample, which an inference is too."""
+    if not any(row.is_offline for row in rows):
+        return COLUMNS
+    columns = []
+    for column in COLUMNS:
+        columns.append(replace(column, title="Energy per sample") if column.key == "energy" else column)
+        if column.key == "p99":
+            columns.append(THROUGHPUT)
+    return tuple(columns)
+
 
 def table(runs: Runs) -> tuple[Row, ...]:
-    """One row a run, in the order of ``runs``, with every column of ``COLUMNS`` and ``DETAIL_COLUMNS``."""
-    return tuple(_run_row(run) for run in runs.runs)
+    """One row a run, in the order of ``runs``, with the cells of every column."""
+    names = Counter(name for name, _, _ in {identity(run.record) for run in runs.runs})
+    return tuple(_run_row(run, is_told_apart=names[run.record.device] > 1) for run in runs.runs)
 
 
 def summary_rows(runs: Runs) -> tuple[Row, ...]:
@@ -135,7 +188,7 @@ def student_rows(trained: Trained, roles: Sequence[str] = ("student_float", "stu
             **score_cells(facts, reason),
             "size": _student_size(trained, role),
         }
-        for column in (*COLUMNS, *DETAIL_COLUMNS):
+        for column in _ALL_COLUMNS:
             cells.setdefault(column.key, missing(column.unit, _NOT_BENCHED))
         rows.append(_student_row(trained, role, cells))
     return tuple(rows)
@@ -159,6 +212,11 @@ def _student_row(trained: Trained, role: str, cells: Mapping[str, Cell]) -> Row:
         format="torch",
         precision="int8" if role == "student_int8" else "float32",
         device="",
+        board="",
+        cpu="",
+        place="",
+        scenario="",
+        batch_size=None,
         runtime=plain(f"torch {version}" if version else "torch"),
         threads=None,
         verdict="",
@@ -167,17 +225,24 @@ def _student_row(trained: Trained, role: str, cells: Mapping[str, Cell]) -> Row:
     )
 
 
-def _run_row(run: Run) -> Row:
+def _run_row(run: Run, *, is_told_apart: bool) -> Row:
     record = run.record
     runtime = record.runtime
+    device, board, cpu = map(plain, identity(record))
+    machine = ", ".join(filter(None, (board, cpu)))
     engine = [str(runtime[key]) for key in ("name", "version") if runtime.get(key)]
     provider = next((runtime[key] for key in ("provider", "delegate") if runtime.get(key)), None)
     return Row(
         key=record.run_id,
-        label=_LABELS.get(str(record.artifact.get("role"))) or plain(_file_name(record)) + _batches(record),
+        label=(_LABELS.get(str(record.artifact.get("role"))) or plain(_file_name(record))) + _in_batches(record),
         format=plain(record.artifact.get("format") or record.request.get("format") or ""),
         precision=plain(record.artifact.get("precision") or ""),
-        device=plain(record.device),
+        device=device,
+        board=board,
+        cpu=cpu,
+        place=f"{device} ({machine})" if is_told_apart and machine else device,
+        scenario=scenario(record),
+        batch_size=batch_size(record),
         runtime=plain(" ".join(engine) + (f" ({provider})" if provider else "")),
         threads=record.threads,
         verdict=record.verdict,
@@ -186,10 +251,22 @@ def _run_row(run: Run) -> Row:
     )
 
 
-def _batches(record: RunRecord) -> str:
+def _in_batches(record: RunRecord) -> str:
     """Beside the name of an ``offline`` run, whose latencies are those of batches; empty of any other."""
-    size = (record.throughput or {}).get("batch_size")
-    return f" in batches of {size}" if is_number(size) else ""
+    return f" in {_batches(batch_size(record))}" if scenario(record) == OFFLINE else ""
+
+
+def _of_a_batch(record: RunRecord) -> str | None:
+    """What is said beside every latency of ``offline``."""
+    return f"of one {_batch(batch_size(record))}" if scenario(record) == OFFLINE else None
+
+
+def _batch(size: int | None) -> str:
+    return "batch" if size is None else f"batch of {size}"
+
+
+def _batches(size: int | None) -> str:
+    return "batches" if size is None else f"batches of {size}"
 
 
 def _file_name(record: RunRecord) -> str:
@@ -199,6 +276,8 @@ def _file_name(record: RunRecord) -> str:
 def _run_cells(run: Run) -> dict[str, Cell]:
     record = run.record
     latency, memory, why = record.latency_s, record.memory_bytes, partial(_reason, run)
+    of_a_batch = _of_a_batch(record)
+    starts = f"{record.starts} starts" if record.starts > 1 else None
     intervals = latency.get("ci95") or {}
     cells = {
         key: recorded(
@@ -208,19 +287,38 @@ def _run_cells(run: Run) -> dict[str, Cell]:
             intervals.get(key),
             why(f"latency_s.{key}", "latency_s"),
             no_interval=why(f"latency_s.ci95.{key}"),
-            note=f"{record.starts} starts" if record.starts > 1 else None,
+            note=_noted(of_a_batch, starts),
         )
         for key in ("p50", "p90", "p99")
     }
+    cells["throughput"] = _throughput(run, starts)
     cells |= _scores(run)
     cells["size"] = single(record.artifact.get("size_bytes"), MEGABYTES, why("artifact.size_bytes"), why=_EXACT)
     median, largest = (_MEDIAN, _LARGEST) if record.starts > 1 else (_ONE_PROCESS, _ONE_PROCESS)
     for name, key in (("load", "load_s"), ("first", "first_inference_s")):
         cells[name] = single(getattr(record, key), MILLISECONDS, why(key), why=median, n=record.starts)
-    for key in ("peak", "steady"):
-        reason = why(f"memory_bytes.{key}", "memory_bytes")
+    cells["first"] = replace(cells["first"], note=of_a_batch)
+    for key in ("peak", "steady", *(column.key for column in MEMORY_SHARES)):
+        reason = why(f"memory_bytes.{key}", "memory_bytes") or (_JETSON_ALONE if key == "gpu_shared" else None)
         cells[key] = single(memory.get(key), MEGABYTES, reason, why=largest, n=record.starts)
     return cells | _power(run)
+
+
+def _throughput(run: Run, starts: str | None) -> Cell:
+    """Samples per second of ``offline``; n counts its batches."""
+    rate, why = run.record.throughput or {}, partial(_reason, run)
+    reason = why("throughput.samples_per_s", "throughput")
+    if scenario(run.record) != OFFLINE:
+        reason = reason or _OFFLINE_ALONE
+    return recorded(
+        rate.get("samples_per_s"),
+        SAMPLES_PER_S,
+        rate.get("batches"),
+        rate.get("ci95"),
+        reason,
+        no_interval=why("throughput.ci95"),
+        note=starts,
+    )
 
 
 def _scores(run: Run) -> dict[str, Cell]:
@@ -239,11 +337,12 @@ def _scores(run: Run) -> dict[str, Cell]:
 
 
 def _power(run: Run) -> dict[str, Cell]:
-    """Watts under load and joules per inference; n counts the sensor's readings under load."""
+    """Watts under load, joules per inference (of ``offline`` per sample); n counts the sensor's readings under load."""
     record = run.record
     power = record.power or {}
     inside = _part(power, "reasons")
-    notes = power_notes(power)
+    is_offline = scenario(record) == OFFLINE
+    notes = power_notes(power, "samples" if is_offline else "inferences")
     figures = {
         "power": (record.power_w, WATTS, "power_w", "load_w"),
         "energy": (record.energy_j_per_inference, MILLIJOULES, "energy_j_per_inference", "gross_j_per_inference"),
@@ -256,7 +355,8 @@ def _power(run: Run) -> dict[str, Cell]:
         cell = recorded(value, unit, _readings(power), power.get(f"{inner}_ci95"), reason)
         error = power.get("net_error_j_per_inference")
         extra = [f"idle drift alone: ±{unit.text(float(error))}"] if key == "net_energy" and is_number(error) else []
-        cells[key] = replace(cell, note=" · ".join(notes + extra) or None)
+        of_what = [_PER_SAMPLE] if is_offline and key != "power" else []
+        cells[key] = replace(cell, note=_noted(*of_what, *notes, *extra))
     return cells
 
 
@@ -280,6 +380,10 @@ def _reason(run: Run, *keys: str) -> str | None:
     return None
 
 
+def _noted(*notes: str | None) -> str | None:
+    return " · ".join(note for note in notes if note) or None
+
+
 def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     part = document.get(key)
     return part if isinstance(part, Mapping) else {}
@@ -294,6 +398,10 @@ def rows_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "format": row.format,
             "precision": row.precision,
             "device": row.device or None,
+            "board": row.board or None,
+            "cpu": row.cpu or None,
+            "scenario": row.scenario or None,
+            "batch_size": row.batch_size,
             "runtime": row.runtime,
             "threads": row.threads,
             "verdict": row.verdict or None,

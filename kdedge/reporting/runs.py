@@ -10,6 +10,7 @@ from typing import Any
 from kdedge.errors import UserError
 from kdedge.files import read_json
 from kdedge.reporting.check import is_number, looks_like_record, parse_record
+from kdedge.reporting.conditions import OFFLINE, identity, scenario
 from kdedge_agent.protocol import ProtocolError
 from kdedge_agent.run_record import RunRecord
 
@@ -64,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """Everything one report is made of; ``runs`` by device, runtime, artifact, time."""
+    """Everything one report is made of; ``runs`` by device, scenario, runtime, artifact, time."""
 
     runs: tuple[Run, ...]
     trained: tuple[Trained, ...] = ()
@@ -86,8 +87,8 @@ def load_runs(paths: Path | str | Sequence[Path | str] = ()) -> Runs:
     trained: dict[Path, Trained] = {}
     for path in [Path(p) for p in given] or [DEFAULT_RUNS]:
         if path.is_dir():
-            found = _records_in(path)
             beside: Iterable[Path] = _json_files(path)
+            found = _records_in(path, beside)
         elif path.exists():
             found = {path.resolve(): _record(path, read_json(path))}
             beside = _beside(path)
@@ -104,10 +105,11 @@ def load_runs(paths: Path | str | Sequence[Path | str] = ()) -> Runs:
     return Runs(tuple(sorted(runs, key=_order)), tuple(trained[path] for path in sorted(trained)))
 
 
-def _order(run: Run) -> tuple[str, str, str, str, str]:
+def _order(run: Run) -> tuple[tuple[str, str, str], bool, str, str, str, str]:
     record = run.record
     return (
-        record.device,
+        identity(record),
+        scenario(record) == OFFLINE,
         str(record.runtime.get("name")),
         str(record.artifact.get("path")),
         record.created_at,
@@ -115,9 +117,9 @@ def _order(run: Run) -> tuple[str, str, str, str, str]:
     )
 
 
-def _records_in(folder: Path) -> dict[Path, RunRecord]:
+def _records_in(folder: Path, files: Iterable[Path]) -> dict[Path, RunRecord]:
     records = {}
-    for file in _json_files(folder):
+    for file in files:
         if file.name == _MANIFEST or file.name.endswith(_PARITY_SUFFIX):
             continue
         document = read_json(file)
@@ -129,14 +131,29 @@ def _records_in(folder: Path) -> dict[Path, RunRecord]:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    """JSON files below a folder, hidden ones (half-written, caches) left out; in a bundle only its manifest."""
-    files = []
-    for file in sorted(folder.rglob("*.json")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
-            continue
-        if file.name == _MANIFEST or not (file.parent / _MANIFEST).exists():
-            files.append(file)
-    return files
+    """JSON files below a folder; hidden ones (half-written, caches) and what belongs to a bundle are left out."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*.json"))
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
+    ]
+    owned = {path for file in files if file.name == _MANIFEST for path in _owned(file)}
+    return [file for file in files if file not in owned or _is_record(file)]
+
+
+def _owned(manifest: Path) -> list[Path]:
+    """The files that a bundle's manifest lists: read by who opens the bundle, not here."""
+    bundle = _trained(manifest)
+    names = bundle.manifest.get("files") if bundle is not None else None
+    return [manifest.parent / name for name in names if name != _MANIFEST] if isinstance(names, Mapping) else []
+
+
+def _is_record(file: Path) -> bool:
+    """Whether a file holds a run record, where one that holds nothing readable is no error."""
+    try:
+        return looks_like_record(read_json(file))
+    except UserError:
+        return False
 
 
 def _beside(file: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kdedge.reporting.cells import Cell
-from kdedge.reporting.rows import COLUMNS, Column, Row
+from kdedge.reporting.rows import Column, Row, columns_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,13 +15,13 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def terminal_table(
-    rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, *, title: str | None = None, spread: bool = True
+    rows: Sequence[Row], columns: Sequence[Column] = (), *, title: str | None = None, spread: bool = True
 ) -> Table:
     """A rich table of the rows; below it, numbered, why what is missing is missing.
 
     Args:
         rows: From ``table`` or ``summary_rows``.
-        columns: ``COLUMNS`` or ``SUMMARY_COLUMNS``.
+        columns: ``COLUMNS`` or ``SUMMARY_COLUMNS``; by default ``COLUMNS``, and throughput where a row has it.
         title: Above the table.
         spread: 95% intervals under the figures; such a table wants 110 columns or more, one without wants 80.
     """
@@ -32,6 +32,7 @@ def terminal_table(
     notes: dict[str, int] = {}
     result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption_justify="left", pad_edge=False)
     result.add_column("Model", overflow="fold", min_width=12)
+    columns = columns or columns_of(rows)
     for column in columns:
         result.add_column(f"{column.short}\n{column.unit.symbol}", justify="right", no_wrap=True)
     for row in rows:
@@ -63,7 +64,7 @@ def figure_text(cell: Cell, notes: dict[str, int], *, spread: bool = False) -> s
 
 def _model(row: Row) -> str:
     """Name; precision and device; runtime and threads; verdict: one line each."""
-    place = " · ".join(part for part in (row.precision, row.device) if part)
+    place = " · ".join(part for part in (row.precision, row.place) if part)
     threads = "" if row.threads is None else f", {row.threads} thread{'' if row.threads == 1 else 's'}"
     lines = (row.label, place, f"{row.runtime.split(' (', maxsplit=1)[0]}{threads}", row.verdict)
     return "\n".join(line for line in lines if line)

@@ -19,7 +19,7 @@ TOTALS: list[tuple[str, str, list[str], float, str]] = [
     ("agx_xavier_jetpack4", "ina3221", _XAVIER, 19 * 0.155 + 2.1, "AGX Xavier: sum of the module's rails"),
     ("agx_xavier_jetpack5", "ina3221", _XAVIER, 19 * 0.155 + 2.1, "AGX Xavier: sum of the module's rails"),
     ("orin_nano", "ina3221", _NX, _NX_W, "Orin Nano/NX: the module's input rail"),
-    ("agx_orin", "ina3221", _ORIN, 20 * 0.2 + 5 * 0.72, "VIN_SYS_5V0 is the I/O rail"),
+    ("agx_orin", "ina3221", _ORIN, 20 * 0.2 + 5 * 0.64, "VDDQ_VDD2_1V8AO is fed from VIN_SYS_5V0"),
     ("thor", "ina238", ["VIN"], 32.4, "Thor: the input rail"),
     ("laptop", "battery", ["BAT0"], 9.6, "the whole machine, its screen too"),
     ("laptop_power", "battery", ["BAT1"], 7.25, "the whole machine, its screen too"),

@@ -108,6 +108,12 @@ class Sshd:
             ssh_config=str(self.folder / "ssh_config"),
         )
 
+    def login_through(self, script: str) -> None:
+        """Whoever logs in gets this shell script in place of what was asked for, which is in SSH_ORIGINAL_COMMAND."""
+        quoted = script.replace('"', '\\"')
+        key = (self.folder / "user_key.pub").read_text()
+        (self.folder / "authorized_keys").write_text(f'command="{quoted}" {key}')
+
     def log(self) -> str:
         """What the server has said so far."""
         return (self.folder / "sshd.log").read_text(errors="replace")

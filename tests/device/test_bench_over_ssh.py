@@ -141,6 +141,14 @@ def test_a_talkative_login_script_does_not_matter(start: StartSshd, onnx_file: P
     assert quick(onnx_file, device.device(), tmp_path).latency_s["n"] >= 20
 
 
+def test_nothing_is_written_outside_kdedges_folder(start: StartSshd, onnx_file: Path, tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 would put its telemetry beside it, and upload it from a thread of the measured process."""
+    device = start()
+    quick(onnx_file, device.device(), tmp_path)
+    outside = [path for path in device.home.rglob("*") if path.is_file() and device.cache not in path.parents]
+    assert outside == []
+
+
 @pytest.mark.parametrize("name", ["a b", "it's", 'say "hi"', "$(touch pwned)", "-rf", "a;touch pwned;#", "&& `id`"])
 def test_hostile_home_folders(start: StartSshd, onnx_file: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / name

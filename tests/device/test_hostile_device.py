@@ -16,8 +16,10 @@ from tests.device.sshd import Sshd
 from tests.meters import logger
 
 from kdedge_agent.run_record import RunRecord
+from kdedge_bench.check import check_device
 from kdedge_bench.devices import Device
 from kdedge_bench.scoring import Scored
+from kdedge_bench.setup_plan import plan_setup
 
 
 def lying_python(folder: Path, *, looks: str | None = None, agent: str | None = None) -> str:
@@ -58,6 +60,39 @@ def test_lies_before_the_agent(board: Sshd, onnx_file: Path, tmp_path: Path, loo
     assert board.left_over() == {}
 
 
+PROBED = {"onnxruntime": {"available": True, "version": "1", "formats": ["onnx"], "reason": None}}
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ({"runtimes": {"onnxruntime": {"available": True, "formats": 5}}}, "did not name its runtimes"),
+        ({"runtimes": {"onnxruntime": 7}}, "did not name its runtimes"),
+        ({"runtimes": None}, "did not name its runtimes"),
+        ({"facts": {"memory": {"available_bytes": 10**400}}}, "no message"),
+        ({"facts": {"memory": {"available_bytes": -5}}}, "the kernel does not say"),
+    ],
+)
+def test_lies_to_a_check(board: Sshd, tmp_path: Path, lie: dict[str, Any], words: str) -> None:
+    answer = {"type": "result", "runtimes": PROBED, "facts": {}, **lie}
+    report = check_device(lying_device(board, tmp_path, answer, agent_version="1\nok    login"))
+    assert [words in check.text for check in report.checks if check.name in ("agent", "memory")].count(True) == 1
+    assert all(check.text.isprintable() for check in report.checks)
+
+
+@pytest.mark.parametrize(
+    "lie", [{"free_bytes": 10**400}, {"machine": "\x1b]0;pwned\x07mips"}, {"libc": ["\x1b[31mx", "\u202e1"]}]
+)
+def test_lies_about_the_system(board: Sshd, tmp_path: Path, lie: dict[str, Any]) -> None:
+    sound = {"python": sys.executable, "version": [3, 11, 2], "cache": str(board.cache), "free_bytes": 1}
+    (tmp_path / "answer").write_text(f"kdedge-answer {json.dumps({**sound, **lie})}\n")
+    device = board.device(python=lying_python(tmp_path, looks=f"cat {tmp_path}/answer"))
+    with pytest.raises(WireError, match="the device named a") as caught:
+        plan_setup(device)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+    assert [check.ok for check in check_device(device).checks if check.name == "python"] == [False]
+
+
 @pytest.fixture(scope="module")
 def true_answer(board: Sshd, onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an honest agent answers, by way of the record it became."""
@@ -65,10 +100,18 @@ def true_answer(board: Sshd, onnx_file: Path, tmp_path_factory: pytest.TempPathF
     return {"type": "result", **{k: v for k, v in record.to_dict().items() if k != "artifact"}}
 
 
-def lying_device(board: Sshd, folder: Path, answer: dict[str, Any], *, scratch_dir: str = "/../../etc") -> Device:
+def lying_device(
+    board: Sshd,
+    folder: Path,
+    answer: dict[str, Any],
+    *,
+    scratch_dir: str = "/../../etc",
+    agent_version: str = "0.1.0",
+) -> Device:
     """A device whose agent greets as it should and then gives this answer to everything."""
     (folder / "answer.json").write_text(json.dumps(answer))
-    hello = {"type": "hello", "protocol": 1, "agent_version": "0.1.0", "python": "3.11", "scratch_dir": scratch_dir}
+    hello = {"type": "hello", "protocol": 1, "agent_version": agent_version, "python": "3.11"}
+    hello["scratch_dir"] = scratch_dir
     program = (
         "import sys\n"
         f"print({json.dumps(hello)!r}, flush=True)\n"
@@ -134,8 +177,9 @@ def test_lies_in_the_outputs(
     device = lying_device(board, tmp_path, {**true_answer, **lie}, scratch_dir=str(tmp_path))
     with pytest.raises(WireError, match="outputs") as caught:
         quick(onnx_file, device, tmp_path / "runs", accuracy_data=asked)
-    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+    (kept,) = (tmp_path / "runs").iterdir()
+    assert json.loads(kept.read_text())["accuracy"] is None, "what was measured before the lie stays"
 
 
 def test_true_outputs_among_the_lies(board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any]) -> None:
@@ -146,14 +190,15 @@ def test_true_outputs_among_the_lies(board: Sshd, onnx_file: Path, tmp_path: Pat
     assert record.accuracy is not None and record.accuracy["f1"] == 0.5
 
 
-WINDOWS: dict[str, Any] = {"idle_before": [0.0, 1.0], "load": [1.0, 2.0], "idle_after": [2.0, 3.0], "inferences": 5}
+WINDOWS: dict[str, Any] = {"idle_before": [0.0, 1.0], "load": [1.0, 2.0], "idle_after": [2.0, 3.0]}
+WINDOWS |= {"inferences": 5, "batch": 1}
 METER_LIES: list[tuple[str, dict[str, Any]]] = [
     ("no clock", {"clock_s": None}),
     ("a clock of text", {"clock_s": "noon"}),
     ("an endless clock", {"clock_s": 10**400}),
     ("no windows", {"power_windows": None}),
     ("windows that are a number", {"power_windows": 7}),
-    ("a window that is missing", {"power_windows": {"load": [1.0, 2.0], "inferences": 5}}),
+    ("a window that is missing", {"power_windows": {"load": [1.0, 2.0], "inferences": 5, "batch": 1}}),
     ("a window back in time", {"power_windows": {**WINDOWS, "load": [2.0, 1.0]}}),
     ("windows in disorder", {"power_windows": {**WINDOWS, "idle_after": [1.5, 3.0]}}),
     ("half a window", {"power_windows": {**WINDOWS, "load": [1.0]}}),
@@ -162,6 +207,7 @@ METER_LIES: list[tuple[str, dict[str, Any]]] = [
     ("no inferences", {"power_windows": {**WINDOWS, "inferences": 0}}),
     ("inferences that are true", {"power_windows": {**WINDOWS, "inferences": True}}),
     ("half an inference", {"power_windows": {**WINDOWS, "inferences": 1.5}}),
+    ("batches of none", {"power_windows": {**WINDOWS, "batch": 0}}),
     ("reasons that are a number", {"unmeasured": 7}),
 ]
 
@@ -172,7 +218,7 @@ def test_lies_to_a_meter(
 ) -> None:
     device = lying_device(board, tmp_path, {**true_answer, "clock_s": 5.0, "power_windows": WINDOWS, **lie})
     log = tmp_path / "power.csv"
-    with logger(log, lambda _: 3.0, hz=50), pytest.raises(WireError, match="no measurement") as caught:
+    with logger(log, lambda _: 3.0, hz=50), pytest.raises(WireError, match=r"no (measurement|message)") as caught:
         quick(onnx_file, device, tmp_path / "runs", power=True, meter=f"csv:{log}")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     assert list((tmp_path / "runs").iterdir()) == []

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from kdedge.errors import DeviceError, UnreachableError
 from tests.device.conftest import StartSshd
-from tests.device.sshd import Sshd, free_port, make_key
+from tests.device.sshd import Sshd, children, command_line, free_port, make_key
 
 from kdedge_bench.devices import Device
 from kdedge_bench.faults import (
@@ -118,6 +119,92 @@ def test_the_users_own_ssh_configuration_counts(start: StartSshd, monkeypatch: p
     device.known_hosts.write_text(f"the-pi {key}")
     monkeypatch.setenv("KDEDGE_SSH_OPTIONS", f"-F {alias}")
     connect(Device(name="pi", address="kitchen"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "ControlMaster auto\n  ControlPath {folder}/%p\n  ControlPersist yes",
+        "StdinNull yes",
+        "SessionType none",
+        "ForkAfterAuthentication yes",
+    ],
+)
+def test_settings_that_would_leave_or_lack_a_session(start: StartSshd, settings: str) -> None:
+    device = start()
+    with (device.folder / "ssh_config").open("a") as config:
+        config.write(f"  IgnoreUnknown *\n  {settings.format(folder=device.folder)}\n")
+    with open_transport(device.device()) as transport:
+        ground = transport.look_around({})
+        transport.put(b"x", ground.path("kept"), hashlib.sha256(b"x").hexdigest(), ground=ground)
+    assert (device.cache / "kept").read_bytes() == b"x"
+    assert device.left_over() == {}
+    assert [pid for pid in children(device.listener) if command_line(pid)] == []
+
+
+@dataclass
+class Jump:
+    """A jump host, and a device whose client goes through it."""
+
+    host: Sshd
+    device: Sshd
+
+    def know(self, key: Path) -> None:
+        """Put a key on record for the jump host."""
+        with self.device.known_hosts.open("a") as known:
+            known.write(f"[127.0.0.1]:{self.host.port} {key.read_text()}")
+
+
+@pytest.fixture
+def jump(start: StartSshd) -> Jump:
+    host, device = start(), start()
+    config = device.folder / "ssh_config"
+    bastion = f"HostName 127.0.0.1\n  Port {host.port}\n  IdentityFile {host.folder}/user_key\n"
+    way = f"Host bastion\n  {bastion}Host 127.0.0.1\n  ProxyJump {device.device().user}@bastion\n"
+    config.write_text(way + config.read_text())
+    return Jump(host, device)
+
+
+def test_a_jump_host_of_unknown_key(jump: Jump, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its client is one of its own, which --accept-new-host-key does not reach and which may ask in a window."""
+    window = tmp_path / "askpass"
+    window.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\nexit 1\n')
+    window.chmod(0o755)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("SSH_ASKPASS", str(window))
+    for accept_new in (False, True):
+        with pytest.raises(HostKeyUnknownError, match=r"no way through ProxyJump .*bastion") as caught:
+            connect(jump.device.device(), accept_new_host_key=accept_new)
+        assert "--accept-new-host-key" not in str(caught.value)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_jump_host_whose_key_changed(jump: Jump, tmp_path: Path) -> None:
+    jump.know(make_key(tmp_path / "other").with_suffix(".pub"))
+    with pytest.raises(HostKeyChangedError) as caught:
+        connect(jump.device.device())
+    assert f"ssh-keygen -R '[127.0.0.1]:{jump.host.port}' -f {jump.device.known_hosts}" in str(caught.value)
+
+
+def test_keys_refused_on_the_way_and_at_its_end(jump: Jump) -> None:
+    jump.know(jump.host.folder / "host_key.pub")
+    connect(jump.device.device())
+    (jump.device.folder / "authorized_keys").write_text("")
+    with pytest.raises(KeyRefusedError, match="ssh-copy-id"):
+        connect(jump.device.device())
+    (jump.host.folder / "authorized_keys").write_text("")
+    with pytest.raises(KeyRefusedError, match="on the way") as caught:
+        connect(jump.device.device())
+    assert "ssh-copy-id" not in str(caught.value)
+
+
+def test_a_configuration_that_takes_its_time(start: StartSshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdedge_bench.transport._CONNECT_S", 1)
+    device = start()
+    config = device.folder / "ssh_config"
+    config.write_text(f'Match exec "sleep 10"\n  Compression yes\n{config.read_text()}')
+    with pytest.raises(HostTimeoutError):
+        connect(device.device())
 
 
 def test_a_broken_ssh_configuration_is_the_clients(board: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

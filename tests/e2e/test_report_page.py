@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 from kdedge.reporting import COLUMNS, load_runs, report, table
 from playwright.sync_api import Browser, Page, sync_playwright
-from tests.unit.report_records import fleet, record, write_fleet
+from tests.unit.report_records import fleet, offline, record, write_fleet, write_record
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
@@ -244,6 +244,31 @@ def test_a_phone_does_not_scroll_sideways(open_page: Open, file: Path, width: in
                 cell.evaluate("(e) => getComputedStyle(e, '::before').content")
                 == f'"{cell.get_attribute("data-label")}"'
             )
+
+
+def test_batches_have_groups_and_plots_of_their_own(open_page: Open, tmp_path: Path) -> None:
+    demo = write_fleet(tmp_path / "demo")
+    for run in (offline("eight", 8), offline("sixteen", 16)):
+        write_record(demo / "records", run)
+    file = report([demo], tmp_path / "report.html")
+    opened = open_page(file)
+    page = opened.page
+    assert page.locator("tr.device").count() == 3
+    assert page.locator("tr.device", has_text="in batches (offline)").count() == 1
+    assert page.locator("#plot-accuracy-p50 .scatterlayer .points path.point").count() == 3
+    assert page.locator("#plot-accuracy-throughput .scatterlayer .points path.point").count() == 2
+    assert page.locator("#plot-accuracy-throughput .scatterlayer .errorbars path.xerror").count() == 2
+    for plot, lines in (("plot-latency", 4), ("plot-latency-batch-of-8", 1), ("plot-latency-batch-of-16", 1)):
+        assert page.locator(f"#{plot} .scatterlayer path.js-line").count() == lines
+    cell = page.locator('tr.run[data-run="sixteen"] td[data-column="throughput"]').inner_text()
+    assert "31338 samples/s" in cell
+    assert "31000–32000" in cell
+    assert "of one batch of 16" in page.locator('tr.run[data-run="sixteen"] td[data-column="p50"]').inner_text()
+    assert opened.complaints == []
+    phone = open_page(file, viewport={"width": 320, "height": 800}, has_touch=True, is_mobile=True)
+    phone.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    phone.drawn()
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_html_in_names_is_text_for_the_browser_too(open_page: Open, tmp_path: Path) -> None:

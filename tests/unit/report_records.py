@@ -122,6 +122,29 @@ def record(
     return replace(whole, **changes)
 
 
+def offline(run_id: str = "offline", batch_size: int = 16, **changes: Any) -> RunRecord:
+    """A record of batches: latencies are of a batch, energy is of a sample."""
+    defaults: dict[str, Any] = {
+        "n": 200,
+        "centre_s": 0.04,
+        "request": {"scenario": "offline", "batch_size": batch_size},
+        "throughput": {
+            "samples_per_s": 31337.5,
+            "ci95": [31000.0, 32000.0],
+            "ci95_method": "block bootstrap",
+            "batch_size": batch_size,
+            "batches": 200,
+        },
+        "power_w": 4.5,
+        "energy_j_per_inference": 0.009,
+        "power": {
+            "source": "INA219", "load_w": 4.5, "gross_j_per_inference": 0.009, "net_j_per_inference": 0.0039,
+            "inferences": 5000, "window_s": 10.0,
+        },
+    }  # fmt: skip
+    return record(run_id, **{**defaults, **changes})
+
+
 def fleet() -> list[RunRecord]:
     """Four runs: two artifacts, two devices; one drifts, one has energy, two lack accuracy."""
     tflite = {"path": "student-int8.tflite", "format": "tflite", "precision": "int8", "size_bytes": 2_400_000}

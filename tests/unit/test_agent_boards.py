@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.device import boards
 from tests.device.board_totals import TOTALS
 
 from kdedge_agent import facts, power, sysfs
+from kdedge_agent.battery import find_battery
 from kdedge_agent.power_source import PowerSource, SourceGone
+from kdedge_agent.rapl import find_rapl
 
 
 def built(board: str, root: Path) -> Path:
@@ -137,3 +140,46 @@ def test_the_step_of_an_ina3221_is_that_of_its_shunt(tmp_path: Path) -> None:
     source = found(built("orin_nano", tmp_path))
     source.read()
     assert source.steps_w()["VDD_IN"] == pytest.approx(5.0 * 0.008 + 0.008 * 0.87)
+
+
+def laptop_with_two(tmp_path: Path, first: str, second: str, *, online: int = 0) -> tuple[Any, str | None]:
+    supplies = tmp_path / "sys/class/power_supply"
+    for name, status, power_uw in (("BAT0", first, 9_000_000), ("BAT1", second, 700_000)):
+        write(supplies / name, {"type": "Battery", "status": status, "power_now": str(power_uw)})
+    write(supplies / "AC", {"type": "Mains", "online": str(online)})
+    write(supplies / "hidpp_battery_0", {"type": "Battery", "status": "Unknown"})  # a headset that tells no scope
+    return find_battery(tmp_path)
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("second", "watts"), [("Unknown", 9.0), ("Not charging", 9.0), ("Full", 9.0), ("Discharging", 9.7)]
+)
+def test_of_two_batteries_those_count_that_give(second: str, watts: float, tmp_path: Path) -> None:
+    source, reason = laptop_with_two(tmp_path, "Discharging", second)
+    assert source is not None, reason
+    assert source.total(source.read()) == pytest.approx(watts)
+
+
+@pytest.mark.parametrize(
+    ("first", "online", "said"), [("Charging", 0, "BAT0 is charging"), ("Discharging", 1, "AC feeds")]
+)
+def test_a_machine_that_is_fed_is_not_measured_by_its_batteries(
+    first: str, online: int, said: str, tmp_path: Path
+) -> None:
+    source, reason = laptop_with_two(tmp_path, first, "Discharging", online=online)
+    assert source is None and said in str(reason) and "unplug the charger" in str(reason)
+
+
+def test_a_rapl_domain_that_root_alone_reads_does_not_hide_the_package(tmp_path: Path) -> None:
+    powercap = tmp_path / "sys/class/powercap"
+    write(powercap / "intel-rapl:0", {"name": "package-0", "energy_uj": "1000", "max_energy_range_uj": "262143328850"})
+    write(powercap / "intel-rapl:1", {"name": "psys", "max_energy_range_uj": "262143328850"})
+    source, reason = find_rapl(tmp_path)
+    assert source is not None, reason
+    assert source.total_rails == ("package-0",)

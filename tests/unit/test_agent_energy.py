@@ -89,6 +89,18 @@ def test_without_a_total_rule_the_rails_stay_and_the_total_is_none_with_the_reas
     assert power["reasons"]["load_w"] == "the input rail"
 
 
+def test_the_bursts_of_batches_are_counted_by_calls() -> None:
+    def pulses(at_s: float) -> float:
+        return 3.0 if at_s % 0.1 < 0.05 else 1.0
+
+    def beat(inferences: int, batch: int) -> float:
+        windows = Windows((2, 9), (10.0, 30.0), (31, 38), inferences, batch)
+        return float(energy.account(source(), sampled(pulses, 40.0, 10.0), windows)["error_w"]["beat"])
+
+    assert beat(200, 1) > 0.5, "read at the rate of the calls"
+    assert beat(64 * 200, 64) == pytest.approx(beat(200, 1))
+
+
 def test_no_idle_no_net() -> None:
     power = energy.account(source(), sampled(steps, 40.0, 10.0), Windows((2, 2), (11, 29), (31, 31), 10))
     assert power["gross_j_per_inference"] is not None

@@ -29,6 +29,7 @@ def test_frequencies_are_hz_and_temperatures_celsius() -> None:
     seen = facts.snapshot(SYSFS / "xavier-nx")
     assert seen["frequency"]["policy2"] == {
         "governor": "schedutil",
+        "cpus": [2],
         "current_hz": 1_190_400_000,
         "limit_hz": 1_420_800_000,
         "max_hz": 1_907_200_000,

@@ -227,7 +227,7 @@ def test_a_measurement_records_governor_pin_and_rest(root: Path, tmp_path: Path)
         assert found["cool_down"]["waited_s"] >= 0.3
         assert found["before"]["frequency"]["policy0"]["governor"] == "performance"
         assert answer["batch_size"] == 4
-        assert answer["inputs"][0]["shape"][0] == -1
+        assert answer["inputs"][0]["shape"][0] == 4
         assert governors(root) == ["ondemand", "schedutil"]
         missing = agent.ask({"type": "measure", "request": run_request(model, pin=[cpu, 4000])})
         assert (missing["kind"], missing["message"]) == ("request", "processor 4000 is not there, or not ours to use")

@@ -30,7 +30,9 @@ class Worker:
         else:
             end_s = time.monotonic()
             count = round((end_s - self.begin_s) * 1000)
-            self.said.append({"type": "loaded", "inferences": count, "begin_s": self.begin_s, "end_s": end_s})
+            self.said.append(
+                {"type": "loaded", "inferences": count, "batch": 1, "begin_s": self.begin_s, "end_s": end_s}
+            )
 
 
 class Desk:

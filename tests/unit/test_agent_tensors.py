@@ -108,6 +108,21 @@ def test_samples_of_another_size_are_refused(tmp_path: Path) -> None:
         tensors.read_samples(str(path), [3, 3, 2, 2], "float32")
 
 
+def test_sizes_that_the_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
+    session = load(str(make_onnx(tmp_path / "m.onnx", size="s")), "onnx")
+    with pytest.raises(
+        RuntimeRefused, match=r"leaves sizes of its input x open \(\?x3x\?x\?\).*--input-shape x=Nx3xNxN"
+    ):
+        tensors.random_inputs(session, 0)
+    for name in ("x", ""):
+        assert tensors.random_inputs(session, 0, 1, {name: [2, 3, 16, 24]})[0].shape == (2, 3, 16, 24)
+    assert tensors.batch_size(session, None, {"": [2, 3, 16, 24]}) == 2
+    with pytest.raises(RuntimeRefused, match=r"does not fit.*takes .x3x.x."):
+        tensors.random_inputs(session, 0, 1, {"x": [1, 4, 16, 24]})
+    with pytest.raises(RuntimeRefused, match=r"names no input 'y'.*takes x"):
+        tensors.random_inputs(session, 0, 1, {"y": [1, 3, 16, 24]})
+
+
 def two_inputs(path: Path) -> np.ndarray[Any, Any]:
     """A model of fixed batch 2: logits = (ids * mask) @ weights, int64 [2, 4] each -> float32 [2, 3]; the weights."""
     import onnx

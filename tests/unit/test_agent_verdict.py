@@ -145,3 +145,63 @@ def test_noise_within_starts_is_noise() -> None:
     disturbed = np.asarray(STEADY).copy()
     disturbed[::4] *= 2.0
     assert verdict.decide(disturbed.tolist(), CALM, CALM, starts=[200] * 3)[0] == "noisy"
+
+
+def policies(*looks: dict[str, int], ran_on: list[str] | None) -> list[dict[str, Any]]:
+    return [
+        {"frequency_hz": {name: mhz * 10**6 for name, mhz in look.items()}, "worker_policies": ran_on} for look in looks
+    ]
+
+
+def test_the_clock_of_processors_that_did_not_measure_says_nothing() -> None:
+    idle_sinks = [{"policy0": 3000, "policy3": mhz} for mhz in (2900, 2900, 2900, 800, 800, 800)]
+    assert verdict.decide(STEADY, CALM, CALM, policies(*idle_sinks, ran_on=["policy0"]))[0] == "steady"
+    word, reasons = verdict.decide(STEADY, CALM, CALM, policies(*idle_sinks, ran_on=["policy3"]))
+    assert word == "throttled" and "policy3" in reasons[0]
+
+
+def test_a_moments_clock_counts_where_the_latencies_say_the_same() -> None:
+    three = policies({"policy0": 3000}, {"policy0": 2500}, {"policy0": 2000}, ran_on=["policy0"])
+    assert verdict.decide(STEADY, CALM, CALM, three)[0] == "steady"
+    slower = (np.asarray(STEADY) * np.linspace(1.0, 1.4, 600)).tolist()
+    assert verdict.decide(slower, CALM, CALM, three)[0] == "throttled"
+
+
+def test_a_clock_of_zero_is_none() -> None:
+    looks = [{"policy0": mhz} for mhz in (1500, 1500, 1500, 1500, 0, 0)]
+    assert verdict.decide(STEADY, CALM, CALM, policies(*looks, ran_on=["policy0"]))[0] == "steady"
+
+
+@pytest.mark.parametrize("cpus", [[0], None])
+def test_limits_and_governors_of_other_processors_are_left_out(cpus: list[int] | None) -> None:
+    own = {"governor": "performance", "limit_hz": 2.4e9, "cpus": [0, 1]}
+    before = {
+        **CALM,
+        "frequency": {"policy0": own, "policy2": {"governor": "ondemand", "limit_hz": 1.8e9, "cpus": [2]}},
+    }
+    after = {**CALM, "frequency": {"policy0": own, "policy2": {"limit_hz": 1.2e9, "cpus": [2]}}}
+    word, reasons = verdict.decide(STEADY, before, after, cpus=cpus)
+    assert word == ("steady" if cpus else "throttled")
+    assert ("ondemand" in " ".join(reasons)) is (cpus is None)
+
+
+def test_a_flag_that_the_firmware_was_told_to_forget_between_two_looks_counts() -> None:
+    calm = {"frequency_hz": {}, "temperature_c": {}, "throttle": {"raw": 0, "set": []}}
+    seen = {**calm, "throttle": {"raw": 1 << 16, "set": ["undervoltage_since_boot"]}}
+    assert verdict.decide(STEADY, CALM, CALM, [calm, seen, calm])[0] == "undervoltage"
+
+
+def test_a_few_noisy_samples_are_no_drift() -> None:
+    wide = np.random.default_rng(0)
+    words = [verdict.decide((1 + 0.05 * wide.normal(size=12)).tolist(), CALM, CALM)[0] for _ in range(200)]
+    assert "drifting" not in words
+    assert "too few to tell a drift" in verdict.decide([1.0] * 12, CALM, CALM)[1][0]
+
+
+def test_the_power_window_is_judged_by_itself() -> None:
+    calm = {**CALM, "frequency": {"policy0": {"limit_hz": 2.4e9, "cpus": [0]}}}
+    assert verdict.of_power_window(STEADY, calm, calm, [0], 10_000, 10.0) == []
+    slow = {**calm, "frequency": {"policy0": {"limit_hz": 1.2e9, "cpus": [0]}}}
+    said = verdict.of_power_window(STEADY, calm, slow, [0], 5_000, 10.0)
+    assert "in the power window the clock limit of policy0 sank from 2400 to 1200 MHz" in said[0]
+    assert "100% longer than in the timing" in said[1]

@@ -48,4 +48,4 @@ def test_it_runs_by_itself(tmp_path: Path) -> None:
     argv, bye = [sys.executable, "-I", str(file)], b'{"type":"bye"}\n'
     done = subprocess.run(argv, input=bye, capture_output=True, env=environment, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(b'{"type":"hello","protocol":1')
+    assert done.stdout.startswith(b'\n{"type":"hello","protocol":1')

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from kdedge_bench.remote import Ground, parse_answer, parse_ground
-from kdedge_bench.wheels import WheelsError, _lacking, marker_environment, plan, platform_tags
+from kdedge_bench.wheels import WheelsError, _lacking, fetch, marker_environment, plan, platform_tags
 
 
 def ground(
@@ -54,8 +56,24 @@ def test_tags_cover_every_wheel_the_device_can_install() -> None:
         ("tflite_runtime-2.14.0-cp311-cp311-manylinux_2_34_aarch64.whl", False),
     ):
         assert bool(accepted & parse_wheel_filename(name)[3]) is fits
-    with pytest.raises(WheelsError):
-        platform_tags(ground((3, 11, 2), glibc=""))
+    for none in ("", "2.²", "2.3000000"):
+        with pytest.raises(WheelsError):
+            platform_tags(ground((3, 11, 2), glibc=none))
+
+
+def test_a_format_alone() -> None:
+    planned = plan(ground((3, 8, 10), glibc="2.35"))
+    assert planned.for_formats(["onnx"]) == ("onnxruntime",)
+    assert planned.for_formats(["tflite"]) == ("tflite-runtime==2.14.0", "numpy<2")
+    assert planned.for_formats([]) == ()
+
+
+def test_a_python_of_ours_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uv makes them."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(WheelsError, match=r"has no pip .*python -m ensurepip, or uv pip install pip"):
+        fetch(["onnxruntime"], ground((3, 11, 2)), tmp_path)
 
 
 def wheel(folder: Path, name: str, *requires: str) -> None:
@@ -108,11 +126,29 @@ def test_ground_of_a_sound_answer() -> None:
         {"version": [3, "x", {}]},
         {"free_bytes": "much"},
         {"free_bytes": None},
+        {"free_bytes": -1},
+        {"free_bytes": 10**400},
+        {"version": [3, 11, 10**400]},
+        {"version": [3, -11, 2]},
+        {"machine": "\x1b]0;pwned\x07mips"},
+        {"machine": "a" * 33},
+        {"machine": None},
+        {"system": "Linux\n"},
+        {"libc": ["\x1b[31mglibc", "2.36"]},
+        {"libc": ["glibc", "2.\u00b2"]},
+        {"libc": ["glibc", "\u202e63.2"]},
     ],
 )
 def test_ground_of_a_lying_answer(lie: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_ground({**GOOD, **lie})
+
+
+@pytest.mark.parametrize(
+    ("version", "glibc"), [("2.36", (2, 36)), ("2.36.1", (2, 36)), ("2.3000000", None), ("2", None), ("", None)]
+)
+def test_versions_of_the_c_library(version: str, glibc: tuple[int, int] | None) -> None:
+    assert parse_ground({**GOOD, "libc": ["glibc", version]}).glibc == glibc
 
 
 @pytest.mark.parametrize("stdout", [b"", b"kdedge-answer {", b"kdedge-answer []", b"x kdedge-answer {}", b"\xff\xfe"])

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from kdedge.cli.app import app
 from kdedge.errors import UserError
+from typer.testing import CliRunner
 
-from kdedge_bench.devices import LOCAL, Device, add_device, config_path, get_device, list_devices, remove_device
+from kdedge_bench.devices import (
+    LOCAL,
+    Device,
+    add_device,
+    change_device,
+    config_path,
+    get_device,
+    list_devices,
+    remove_device,
+)
 from kdedge_bench.selection import names_several, select_devices
 
 
@@ -43,6 +56,85 @@ def test_a_taken_name_needs_replace() -> None:
         add_device(Device("pi", "pi@b"))
     add_device(Device("pi", "pi@b"), replace=True)
     assert get_device("pi") == Device("pi", "pi@b")
+
+
+def test_a_change_keeps_what_is_not_given() -> None:
+    add_device(Device("pi", "pi@a", "pi", port=2222, ssh_config="/c", tags=("shelf",)))
+    changed = change_device("pi", {"address": "pi@b", "python": "/p"})
+    assert changed == get_device("pi") == Device("pi", "pi@b", "pi", 2222, "/p", "/c", ("shelf",))
+    assert change_device("pi", {"python": None, "tags": ()}) == Device("pi", "pi@b", "pi", 2222, None, "/c")
+    with pytest.raises(UserError, match="port"):
+        change_device("pi", {"port": 0})
+    assert change_device("new", {"address": "pi@c"}) == get_device("new") == Device("new", "pi@c")
+    for name in ("local", "all"):
+        with pytest.raises(UserError, match=f"'{name}'"):
+            change_device(name, {"address": "pi@c"})
+
+
+def test_the_cures_that_name_a_command_lose_no_settings() -> None:
+    """``--replace`` as the errors advise it: one option more, and the rest as it was."""
+
+    def add(*words: str) -> Device:
+        done = CliRunner().invoke(app, ["device", "add", "pi", "pi@a", *words, "--json"])
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert told.pop("config") == str(config_path())
+        device = get_device("pi")
+        assert Device(**{**told, "tags": tuple(told["tags"])}) == device
+        return device
+
+    whole = Device("pi", "pi@a", "jetson", 2222, "/old", "~/lab", ("shelf", "arm"))
+    add_device(whole)
+    assert add("--replace", "--python", "/new").python == "/new"
+    assert add("--replace", "--python", "/old") == whole
+    assert add("--replace", "--python", "").python is None
+    assert add("--replace", "--python", "/old", "--tag", "shelf", "--tag", "arm") == whole
+    assert add("--replace", "--tag", "").tags == ()
+    remove_device("pi")
+    assert add() == Device("pi", "pi@a")
+
+
+def test_devices_that_are_added_at_once_are_all_there() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: add_device(Device(f"pi{n}", f"pi@10.0.0.{n}")), range(24)))
+        assert len(list_devices()) == 25
+        list(pool.map(lambda n: remove_device(f"pi{n}"), range(0, 24, 2)))
+    assert {device.name for device in list_devices()} == {"local", *(f"pi{n}" for n in range(1, 24, 2))}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'devices = {pi = {address = "pi@a"}}',
+        '[devices]\npi = {address = "pi@a"}',
+        'devices.pi.address = "pi@a"',
+        '\ufeff[devices.pi]\naddress = "pi@a"',
+    ],
+)
+def test_every_way_to_write_a_table(config: Path, text: str) -> None:
+    config.parent.mkdir()
+    config.write_text(text, encoding="utf-8")
+    new = Device("new", "pi@b", tags=("shelf",))
+    add_device(new)
+    assert get_device("pi") == Device("pi", "pi@a") and get_device("new") == new
+    add_device(Device("pi", "pi@c", port=22), replace=True)
+    remove_device("new")
+    assert list_devices() == [LOCAL, Device("pi", "pi@c", port=22)]
+
+
+def test_a_file_that_is_a_link_stays_one(config: Path, tmp_path: Path) -> None:
+    config.parent.mkdir()
+    config.symlink_to(tmp_path / "dotfiles.toml")
+    for name in ("pi", "jetson"):
+        add_device(Device(name, "pi@a"))
+        assert config.is_symlink() and name in (tmp_path / "dotfiles.toml").read_text()
+
+
+def test_a_folder_that_cannot_be_made(config: Path) -> None:
+    config.parent.write_text("a file where the folder belongs")
+    with pytest.raises(UserError, match=r"cannot write: .*KDEDGE_CONFIG_DIR") as caught:
+        add_device(Device("pi", "pi@a"))
+    assert str(config) in str(caught.value)
 
 
 def test_the_users_comments_stay(config: Path) -> None:

@@ -114,6 +114,24 @@ def test_a_fault_of_kdedge_is_one_line() -> None:
     assert outcomes[1].result == 1
 
 
+class Deaf:
+    """A watch whose screen is gone: a pipe to ``head``, closed in the midst."""
+
+    def began(self, number: int) -> None:
+        raise BrokenPipeError
+
+    def told(self, number: int, progress: Progress) -> None:
+        raise BrokenPipeError
+
+    def ended(self, number: int, outcome: Outcome[Any]) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_watch_that_can_show_nothing_ends_no_job() -> None:
+    jobs = [job(name, telling(number)) for number, name in enumerate("aaab")]
+    assert [outcome.result for outcome in run_jobs(jobs, Deaf())] == [0, 1, 2, 3]
+
+
 def test_ctrl_c_ends_what_runs_and_leaves_the_rest_open() -> None:
     """Each device's first job is done, its second waits for what never comes, its third never begins."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it

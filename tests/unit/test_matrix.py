@@ -14,6 +14,7 @@ from tests.agent_tools import make_onnx
 
 from kdedge_bench.devices import LOCAL, Device
 from kdedge_bench.matrix import Cell, cells_of, measured_already, request_of
+from kdedge_bench.meters import find_meter
 from kdedge_bench.session import bench
 
 PI, JETSON = Device("pi", "pi@a"), Device("jetson", "me@b")
@@ -111,8 +112,8 @@ def cell_of(artifact: Path, **changes: Any) -> Cell:
     return replace(cell, **changes)
 
 
-def found(measured: tuple[Path, Path], cell: Cell, wishes: dict[str, Any] = WISHES, n: int | None = None) -> bool:
-    scored = {} if n is None else {cell.artifact.sha256: n}
+def found(measured: tuple[Path, Path], cell: Cell, wishes: dict[str, Any] = WISHES, data: str | None = None) -> bool:
+    scored = {} if data is None else {cell.artifact.sha256: data}
     return cell in measured_already([cell], measured[1], wishes, scored=scored)
 
 
@@ -136,7 +137,7 @@ def test_other_cells_are_measured_again(measured: tuple[Path, Path], tmp_path: P
     assert not found(measured, cell_of(artifact, threads=2))
     assert not found(measured, cell_of(artifact, device=PI))
     assert not found(measured, cell_of(make_onnx(tmp_path / "a.onnx", width=4)))
-    assert not found(measured, cell_of(artifact), n=100), "accuracy was not measured"
+    assert not found(measured, cell_of(artifact), data="a1"), "accuracy was not measured"
 
 
 def changed(measured: tuple[Path, Path], folder: Path, change: Any) -> tuple[Path, Path]:
@@ -156,8 +157,32 @@ def test_records_of_other_versions(measured: tuple[Path, Path], tmp_path: Path) 
     assert not found(newer, cell)
     another = changed(measured, tmp_path, lambda record: record["versions"].update(kdedge="0.0.0"))
     assert not found(another, cell)
-    with_accuracy = changed(measured, tmp_path, lambda record: record.update(accuracy={"n": 100, "accuracy": 0.5}))
-    assert found(with_accuracy, cell) and found(with_accuracy, cell, n=100) and not found(with_accuracy, cell, n=99)
+    scores = {"n": 100, "accuracy": 0.5, "data": {"source": "digits", "split": "test", "sha256": "a1"}}
+    with_accuracy = changed(measured, tmp_path, lambda record: record.update(accuracy=scores))
+    assert found(with_accuracy, cell) and found(with_accuracy, cell, data="a1")
+    assert not found(with_accuracy, cell, data="b2"), "as many samples of other data"
+
+
+def test_another_board_of_the_same_name_is_measured_again(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    moved = changed(measured, tmp_path, lambda record: record.update(device_sha256=replace(PI, name="local").sha256))
+    assert not found(moved, cell_of(measured[0]))
+    assert PI.sha256 != replace(PI, port=2222).sha256 != replace(PI, python="/opt/py/bin/python3").sha256
+
+
+def test_what_another_meter_read_is_measured_again(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    cell, wishes = cell_of(measured[0]), {**WISHES, "meter": "csv:watts.csv", "meter_accuracy": 0.01}
+
+    def read_by(name: str, accuracy: float | None) -> Any:
+        def change(record: dict[str, Any]) -> None:
+            record["request"]["external_meter"] = True
+            record["power"] = {"meter": {"name": name, "accuracy": accuracy}}
+
+        return changed(measured, tmp_path, change)
+
+    name = find_meter("csv:watts.csv").name
+    assert found(read_by(name, 0.01), cell, wishes)
+    assert not found(read_by(name, 0.001), cell, wishes)
+    assert not found(read_by("kasa plug", 0.01), cell, wishes)
 
 
 def test_the_newest_of_several_counts(measured: tuple[Path, Path], tmp_path: Path) -> None:

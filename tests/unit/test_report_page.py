@@ -17,7 +17,16 @@ from kdedge.errors import UserError
 from kdedge.reporting import load_runs, report
 from kdedge.reporting.drawing import COLOURS, envelope, points_a_run, ranks
 from kdedge.reporting.page import render
-from tests.unit.report_records import fleet, latencies, latency, record, write_fleet, write_record
+from tests.unit.report_records import (
+    facts,
+    fleet,
+    latencies,
+    latency,
+    offline,
+    record,
+    write_fleet,
+    write_record,
+)
 
 HOSTILE = '<img src=x onerror="document.title=1"><b>bold</b> & \'</script><script>document.title=2</script>{{ 7*7 }}'
 LIMIT_BYTES = 6_000_000
@@ -196,6 +205,93 @@ def test_starts_are_parted_in_the_plot_over_time(tmp_path: Path) -> None:
     assert "3 starts, parted by upright lines" in Structure(page).text
 
 
+def test_batches_are_compared_with_batches_of_their_size_alone(tmp_path: Path) -> None:
+    for run in (record("single"), offline("eight", 8), offline("sixteen", 16), offline("sixteen-too", 16)):
+        write_record(tmp_path, run)
+    page = render(load_runs([tmp_path]))
+    found = specs(page)
+    assert {key: len(spec["data"]) for key, spec in found.items() if not key.startswith("plot-run-")} == {
+        "plot-accuracy-p50": 1, "plot-accuracy-throughput": 3, "plot-accuracy-size": 4,
+        "plot-latency": 1, "plot-latency-batch-of-8": 1, "plot-latency-batch-of-16": 2, "plot-memory": 4,
+    }  # fmt: skip
+    numbers = {key: [trace["text"][0] for trace in found[f"plot-accuracy-{key}"]["data"]] for key in ("p50", "size")}
+    assert numbers["p50"] == ["1"]
+    assert numbers["size"] == ["1, 2, 3, 4"] * 4
+    assert [trace["x"] for trace in found["plot-accuracy-throughput"]["data"]] == [[31337.5]] * 3
+    titles = {key: spec["layout"]["xaxis"]["title"]["text"] for key, spec in found.items()}
+    assert titles["plot-latency"] == "latency of one inference (ms)"
+    assert titles["plot-latency-batch-of-16"] == "latency of one batch of 16 (ms)"
+    assert titles["plot-accuracy-throughput"] == "throughput (samples/s)"
+    text = Structure(page).text
+    assert "Runs in batches stand against their throughput instead (3 of 4)." in text
+    assert "200 timed batches of 8 in order" in text
+    assert found["plot-run-1"]["layout"]["yaxis"]["title"]["text"] in (
+        "latency of one batch of 8 (ms)",
+        "latency of one batch of 16 (ms)",
+    )
+    for spec in found.values():
+        go.Figure(without_tokens(spec))
+
+
+def test_throughput_stands_in_the_tables_and_energy_is_that_of_a_sample(tmp_path: Path) -> None:
+    write_record(tmp_path, offline())
+    found = render(load_runs([tmp_path]))
+    structure = Structure(found)
+    assert {"plot-accuracy-p50", "plot-latency"}.isdisjoint(specs(found))  # nothing to draw in them
+    headings = [a["data-column"] for a in structure.all("td") if "data-column" in a]
+    assert headings[:8] == ["accuracy", "size", "p50", "p90", "p99", "throughput", "peak", "energy"]
+    assert structure.text.count("31338 samples/s") == 3  # results, summary of the run, its figures
+    assert structure.text.count("31000–32000") == 2
+    assert structure.text.count("Energy per sample") == 2
+    assert "Energy per inference" not in structure.text
+    assert "p50 of one batch of 16" in structure.text
+    assert "in batches (offline): latency of one batch, energy of one sample" in structure.text
+
+
+def test_a_page_without_batches_does_not_speak_of_them(page: str) -> None:
+    text = Structure(page).text
+    assert "batch" not in text
+    assert "Throughput" not in text
+
+
+def test_a_profile_of_batches_is_one_of_batches(tmp_path: Path) -> None:
+    ops = [{"op": "Conv", "name": "c", "provider": "CPU", "count": 1, "mean_s": 0.1, "share": 1.0}]
+    profile = {"runs": 9, "inference_s": 3e-3, "ops_s": 2.5e-3, "by_op": ops, "ops": ops}
+    write_record(tmp_path, offline(profile=profile))
+    structure = Structure(render(load_runs([tmp_path])))
+    assert "mean of 9 profiled batches of 16" in structure.text
+    assert "Time a batch of 16" in structure.text
+
+
+def test_memory_by_whose_it_is_stands_in_the_details(tmp_path: Path) -> None:
+    shares = {"pss": 123_000_000, "private": 98_000_000, "private_dirty": 97_000_000, "gpu_shared": 777_000_000}
+    write_record(tmp_path, record(memory_bytes={**record().memory_bytes, **shares}))
+    text = Structure(render(load_runs([tmp_path]))).text
+    for megabytes in ("123 MB", "98.0 MB", "97.0 MB", "777 MB"):
+        assert megabytes in text
+    write_record(tmp_path, record(unmeasured={"memory_bytes.pss": "no smaps_rollup"}))
+    text = Structure(render(load_runs([tmp_path]))).text
+    assert "no smaps_rollup" in text
+    assert "GPU" not in text
+
+
+def test_machines_of_one_name_are_as_many_devices(tmp_path: Path) -> None:
+    for run_id, board, cpu in (("a", "Laptop X", "Alpha"), ("b", "Server Y", "Beta"), ("c", "Server Y", "Gamma")):
+        machine = {**facts(), "board": board, "cpu": cpu}
+        write_record(tmp_path, record(run_id, device="local", device_kind="local", facts=machine))
+        write_record(tmp_path, offline(f"{run_id}-batches", device="local", device_kind="local", facts=machine))
+    page = render(load_runs([tmp_path]))
+    heads = [re.sub("<.*?>", "", head) for head in re.findall(r'<tr class="device".*?</tr>', page, re.DOTALL)]
+    assert ["batches" in head for head in heads] == [False, True] * 3
+    for head, what in zip(heads[::2], ("Laptop X · Alpha", "Server Y · Beta", "Server Y · Gamma"), strict=True):
+        assert head.startswith(f"local {what}")
+    assert re.search(r"<dt>Devices</dt><dd>3</dd>", page)
+    assert "<title>kdedge report: local</title>" in page
+    drawn = [trace["name"] for trace in specs(page)["plot-latency"]["data"]]
+    for name, machine_name in zip(drawn, ("Laptop X, Alpha", "Server Y, Beta", "Server Y, Gamma"), strict=True):
+        assert f"local ({machine_name})" in name
+
+
 def test_runs_without_samples_or_memory_or_bundle_are_said_to_be_so(tmp_path: Path) -> None:
     bare = record(
         latency_s={"p50": None, "n": 0},
@@ -243,6 +339,8 @@ _PATHS = [
     ("power", "net_j_per_inference"), ("accuracy",), ("accuracy", "n"), ("facts",), ("facts", "before"),
     ("facts", "before", "frequency"), ("facts", "after", "throttle"), ("request",), ("unmeasured",), ("versions",),
     ("verdict_reasons",), ("threads",), ("created_at",), ("profile",), ("profile", "by_op"), ("profile", "ops"),
+    ("request", "scenario"), ("throughput",), ("throughput", "samples_per_s"), ("throughput", "ci95"),
+    ("throughput", "batch_size"), ("throughput", "batches"),
 ]  # fmt: skip
 
 
@@ -253,6 +351,8 @@ def test_any_record_gives_a_page_or_one_clear_error(tmp_path: Path, place: tuple
     document: dict[str, Any] = json.loads(json.dumps(fleet()[3].to_dict()))
     document["profile"] = {"runs": 1, "inference_s": 0.1, "ops_s": 0.1, "by_op": ops, "ops": ops}
     document["latency_s"]["samples"] = document["latency_s"]["samples"][:50]
+    if place[0] == "throughput":
+        document["throughput"] = offline().throughput
     part = document
     for key in place[:-1]:
         part = part[key]

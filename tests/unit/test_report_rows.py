@@ -30,8 +30,9 @@ from kdedge.reporting import (
 from kdedge.reporting.cells import MEGABYTES, MILLISECONDS, PROPORTION, proportion, wilson95
 from kdedge.reporting.conditions import conditions
 from kdedge.reporting.plots import tradeoff
+from kdedge.reporting.rows import columns_of
 from rich.console import Console
-from tests.unit.report_records import NO_SENSOR, facts, fleet, manifest, parity, record, write_fleet
+from tests.unit.report_records import NO_SENSOR, facts, fleet, manifest, offline, parity, record, write_fleet
 
 from kdedge_agent.run_record import RunRecord
 
@@ -77,6 +78,71 @@ def test_latencies_of_batches_are_not_taken_for_those_of_samples() -> None:
     assert "batches" not in row_of(run).label
     run = replace(run, throughput={"samples_per_s": 800.0, "ci95": None, "batch_size": 8, "batches": 200})
     assert row_of(run).label.endswith(" in batches of 8")
+    row = row_of(offline(batch_size=16))
+    for key in ("p50", "p90", "first"):
+        assert row.cells[key].note == "of one batch of 16"
+    for key in ("energy", "net_energy"):
+        assert (row.cells[key].note or "").startswith("per sample · source: INA219")
+    assert "5000 samples in 10 s" in (row.cells["power"].note or "")
+    assert dict(conditions(offline()))["Scenario"] == "offline, batches of 16"
+    assert dict(conditions(run))["Scenario"] == "offline, batches of 8"
+    assert dict(conditions(record()))["Scenario"] == "single-stream"
+    starts = [{"n": 100, "warmup_n": 3} for _ in range(2)]
+    several = row_of(offline(latency_s={**offline().latency_s, "starts": starts})).cells
+    assert several["p50"].note == "of one batch of 16 · 2 starts"
+
+
+def test_throughput_has_its_interval_its_batches_and_its_batch_size() -> None:
+    row = row_of(offline())
+    cell = row.cells["throughput"]
+    assert (cell.value, cell.interval, cell.n) == (31337.5, (31000.0, 32000.0), 200)
+    assert cell.text == "31338 samples/s"
+    (document,) = rows_json([row])
+    assert (document["scenario"], document["batch_size"]) == ("offline", 16)
+    assert document["figures"]["throughput"]["value"] == 31337.5
+    assert document["figures"]["throughput"]["ci95"] == [31000.0, 32000.0]
+    (single,) = rows_json([row_of(record())])
+    assert (single["scenario"], single["batch_size"]) == ("single-stream", None)
+    assert single["figures"]["throughput"]["value"] is None
+    assert single["figures"]["throughput"]["reason"] == "measured by --scenario offline"
+    few = {**(offline().throughput or {}), "ci95": None}
+    why = {"throughput.ci95": "2 samples are too few"}
+    assert row_of(offline(throughput=few, unmeasured=why)).cells["throughput"].interval_text == "2 samples are too few"
+    stopped = {**few, "samples_per_s": None}
+    why = {"throughput.samples_per_s": "no time passed"}
+    assert row_of(offline(throughput=stopped, unmeasured=why)).cells["throughput"].reason == "no time passed"
+
+
+def test_throughput_is_a_column_where_a_row_has_it() -> None:
+    single, batches = row_of(record()), row_of(offline())
+    assert columns_of([single]) == COLUMNS
+    mixed = {column.key: column.title for column in columns_of([single, batches])}
+    assert list(mixed) == ["accuracy", "size", "p50", "p90", "p99", "throughput", "peak", "energy"]
+    assert mixed["energy"] == "Energy per sample"
+    assert next(column.title for column in COLUMNS if column.key == "energy") == "Energy per inference"
+
+
+def test_memory_by_whose_it_is_and_the_gpus() -> None:
+    shares = {"pss": 123_000_000, "private": 98_000_000, "private_dirty": 97_000_000, "gpu_shared": 777_000_000}
+    cells = row_of(record(memory_bytes={**record().memory_bytes, **shares})).cells
+    assert {key: cells[key].value for key in shares} == shares
+    why = {"memory_bytes.pss": "no smaps_rollup"}
+    cells = row_of(record(memory_bytes={"pss": None}, unmeasured=why)).cells
+    assert cells["pss"].reason == "no smaps_rollup"
+    assert cells["gpu_shared"].reason == "told by a Jetson alone"
+
+
+def test_devices_of_one_name_are_told_apart() -> None:
+    laptop = record("a", device="local", facts={**facts(), "board": "Laptop X", "cpu": "Core Alpha"})
+    server = record("b", device="local", facts={**facts(), "board": None, "cpu": "Core Beta"})
+    rows = table(Runs(tuple(Run(Path("r.json"), run, None) for run in (laptop, server, record()))))
+    assert [row.place for row in rows] == ["local (Laptop X, Core Alpha)", "local (Core Beta)", "pi"]
+    assert [row.device for row in rows] == ["local", "local", "pi"]
+    assert [(row["device"], row["board"], row["cpu"]) for row in rows_json(rows)] == [
+        ("local", "Laptop X", "Core Alpha"),
+        ("local", None, "Core Beta"),
+        ("pi", "Synthetic Board 1", "Synthetic Core"),
+    ]  # fmt: skip
 
 
 def test_what_is_unmeasured_says_why_and_is_never_zero() -> None:
@@ -202,6 +268,21 @@ def test_the_terminal_shows_the_same_rows_uncut(tmp_path: Path, width: int, spre
     assert NO_SENSOR in text
     assert "drifting" in text
     assert "…" not in text  # no cell was cut off
+
+
+@pytest.mark.parametrize(("width", "spread"), [(110, True), (80, False)])
+def test_the_terminal_shows_throughput_uncut_too(width: int, spread: bool) -> None:
+    out = io.StringIO()
+    rows = [row_of(record()), row_of(offline())]
+    Console(file=out, width=width).print(terminal_table(rows, spread=spread))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "31338" in text
+    assert "samples/s" in text
+    assert ("31000–32000" in text) == spread
+    assert "of one batch of 16" in text
+    assert "per sample" in text
+    assert "…" not in text
 
 
 def test_terminal_escapes_and_markup_from_a_device_are_shown_as_text() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kdedge.errors import UserError
 from kdedge.reporting import load_runs
-from tests.unit.report_records import fleet, manifest, parity, record, write_fleet, write_record
+from tests.unit.report_records import facts, fleet, manifest, offline, parity, record, write_fleet, write_record
 
 
 def test_a_run_folder_gives_records_parity_and_bundle(tmp_path: Path) -> None:
@@ -55,6 +55,32 @@ def test_other_json_in_the_folder_is_passed_over(tmp_path: Path) -> None:
     runs = load_runs([tmp_path])
     assert len(runs.runs) == 1
     assert runs.trained == ()
+
+
+@pytest.mark.parametrize("foreign", ['{"files": []}', '{"name": "another tool"}', "[]"])
+def test_records_beside_the_manifest_of_something_else_are_read(tmp_path: Path, foreign: str) -> None:
+    write_record(tmp_path / "bench", record("a"))
+    write_record(tmp_path / "other", record("b"))
+    (tmp_path / "bench" / "manifest.json").write_text(foreign)
+    (tmp_path / "bench" / "student.onnx.parity.json").write_text(json.dumps(parity("a" * 64)))
+    runs = load_runs([tmp_path])
+    assert [run.record.run_id for run in runs.runs] == ["a", "b"]
+    assert all(run.parity is not None for run in runs.runs)
+    assert runs.trained == ()
+
+
+def test_in_a_bundle_its_own_files_are_passed_over_and_records_are_not(tmp_path: Path) -> None:
+    write_record(tmp_path, record("beside"))
+    listed = write_record(tmp_path, record("listed"))
+    own: dict[str, Any] = {"quantisation.json": {}, listed.name: {}, "manifest.json": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest(), "files": own}))
+    (tmp_path / "quantisation.json").write_text("[damaged")  # the bundle's own: told by who opens it
+    runs = load_runs([tmp_path])
+    assert [run.record.run_id for run in runs.runs] == ["beside", "listed"]
+    assert len(runs.trained) == 1
+    (tmp_path / "half.json").write_text('{"run_id": "x", "schema_')
+    with pytest.raises(UserError, match=r"half\.json"):
+        load_runs([tmp_path])
 
 
 def test_a_missing_path_names_it(tmp_path: Path) -> None:
@@ -108,6 +134,9 @@ def _latency(**changes: Any) -> dict[str, Any]:
         ({"latency_s": _latency(starts=[{}])}, "'latency_s.starts.n' is not"),
         ({"latency_s": _latency(starts=[{"n": 1, "load_s": "x"}])}, "'latency_s.starts.load_s' is not"),
         ({"latency_s": _latency(ci95={"p50": [2.0, 1.0]})}, "'latency_s.ci95.p50' is not"),
+        ({"throughput": {"samples_per_s": "many"}}, "'throughput.samples_per_s' is not a finite number"),
+        ({"throughput": {"batch_size": 1.5}}, "'throughput.batch_size' is not a whole number"),
+        ({"throughput": {"ci95": [2.0, 1.0]}}, "'throughput.ci95' is not"),
     ],
 )
 @pytest.mark.parametrize("named", ["file", "folder"])
@@ -158,3 +187,11 @@ def test_runs_are_in_order_of_device_runtime_and_artifact(tmp_path: Path) -> Non
         write_record(tmp_path, replace(run, run_id=f"{index}-{run.run_id}"))
     order = [(run.record.device, run.record.runtime["name"]) for run in load_runs([tmp_path]).runs]
     assert order == sorted(order)
+
+
+def test_runs_of_one_machine_stand_together_and_batches_after_the_rest(tmp_path: Path) -> None:
+    cpus = {"1": "Core Beta", "2": "Core Alpha", "3": "Core Beta", "4": "Core Alpha"}
+    for run_id, cpu in cpus.items():
+        write_record(tmp_path, record(run_id, facts={**facts(), "cpu": cpu}))
+    write_record(tmp_path, offline("0", facts={**facts(), "cpu": "Core Alpha"}))
+    assert [run.record.run_id for run in load_runs([tmp_path]).runs] == ["2", "4", "0", "1", "3"]
