@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdedge._version import __version__
 from kdedge.errors import BundleError, KdedgeError
-from kdedge.files import read_json, sha256_file, write_json
+from kdedge.files import read_json, sha256_file, write_atomic, write_json, write_tensors
 from kdedge.inputs import InputSpec, examples, output_count
 from kdedge.recipe import Activations, DistillRecipe
 from kdedge.recipe_file import recipe_from_dict
@@ -74,22 +74,20 @@ def write_bundle(
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    from safetensors.torch import save_file
-
     from kdedge import quantize
 
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in student.state_dict().items()}, part / FLOAT_WEIGHTS)
+        write_tensors(part / FLOAT_WEIGHTS, student.state_dict())
         names = [FLOAT_WEIGHTS]
         for name, text in preprocessing.files().items():
-            (part / name).write_text(text, encoding="utf-8")
+            write_atomic(part / name, text)
             names.append(name)
         quantisation: dict[str, Any] = {}
         if prepared is not None:
-            save_file(quantize.quantised_state(prepared), part / INT8_STATE)
+            write_tensors(part / INT8_STATE, quantize.quantised_state(prepared))
             converted = quantize.convert(prepared)
             write_json(part / QUANTISATION, [dataclasses.asdict(q) for q in quantize.qparams(converted)])
             names += [INT8_STATE, QUANTISATION]
@@ -98,8 +96,6 @@ def write_bundle(
                 "integer_macs_share": quantize.integer_macs_share(converted),
                 "widened_scales": [dataclasses.asdict(scale) for scale in quantize.widened_scales(prepared)],
             }
-        for name in names:
-            (part / name).chmod(0o644)  # safetensors writes 0600; a bundle is made to be handed on
         files = {
             name: {"sha256": sha256_file(part / name), "size_bytes": (part / name).stat().st_size} for name in names
         }

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from torch.fx import GraphModule
 from kdedge import quantize
 from kdedge.bundle import Bundle, library_versions, write_bundle
 from kdedge.data.splits import SPLITS, DataSplits
-from kdedge.energy import EnergyMeter
+from kdedge.energy import Energy, EnergyMeter
+from kdedge.errors import UserError
 from kdedge.evaluation import evaluate
 from kdedge.examples import Preprocessing
-from kdedge.files import atomic_path
+from kdedge.files import write_tensors
 from kdedge.inputs import examples, output_count
 from kdedge.metrics import in_words, scores_from_dict
 from kdedge.progress import JsonLog, Progress, Silent
-from kdedge.ranks import joined
+from kdedge.ranks import RankError, Ranks, joined
 from kdedge.recipe import DistillationRecipe, DistillRecipe, ModelRecipe, TrainingRecipe
-from kdedge.run_figures import DistillResult, run_figures, together
+from kdedge.run_figures import DistillResult, cost, run_figures, together
 from kdedge.run_folder import RunFolder, stage_file
 from kdedge.stage_hashes import stage_hashes
 from kdedge.students import build_student, preprocessing_of, projection
@@ -39,13 +40,14 @@ from kdedge.teacher_cache.memory import memory_note
 from kdedge.teacher_cache.root import cache_root
 from kdedge.text.teacher import is_users_own
 from kdedge.training.checkpoint import load_tensors, save_tensors
+from kdedge.training.depth import Depth
 from kdedge.training.feeds import Feed
-from kdedge.training.loop import place, train
+from kdedge.training.loop import place, shareable, train
 from kdedge.training.material import Material, load_material
 from kdedge.training.objective import Objective
 from kdedge.training.optimization import bfloat16_pays
 from kdedge.training.stage import Setting, Stage
-from kdedge.written_teacher import WEIGHTS, save_teacher
+from kdedge.written_teacher import save_teacher
 
 
 def distill(
@@ -91,51 +93,99 @@ def distill(
         identity = {"recipe_sha256": recipe.sha256, "data_fingerprint": splits.fingerprint, "teacher": teacher}
         device = "cuda" if torch.cuda.is_available() else "cpu"
         made_of = stage_hashes(recipe, splits.fingerprint, teacher, device)
-        with ranks.writer_first():
-            run = RunFolder(out, identity, made_of, resume=resume, overwrite=overwrite, writes=ranks.writes)
-            if reuse is not None and ranks.writes:
-                taken = run.take_over(reuse)
-                progress.say(
-                    f"taken from {reuse}: {', '.join(taken) or 'nothing, every stage would be trained otherwise'}"
-                )
-        jsonl = JsonLog(out / "log.jsonl" if ranks.writes else None)
-        jsonl.write(
-            "start",
-            recipe=recipe.to_dict(),
-            data=describe_data(splits),
-            versions=library_versions(),
-            device=device,
-            ranks=ranks.count,
+        contents = stage_hashes(recipe, splits.fingerprint, teacher, device, versions=False)
+        _check_overwrite(out, overwrite=overwrite, resume=resume, needed={"--reuse": reuse, "--teacher": teacher})
+        folder = RunFolder(
+            out, identity, made_of, contents=contents, resume=resume, overwrite=overwrite, reads_only=not ranks.writes
         )
-        classes = f" of {len(splits.labels)} classes" if splits.labels else ""
-        progress.say(
-            f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
-            f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads"
-            + (f" in each of {ranks.count} processes" if ranks.count > 1 else "")
-        )
-        if device == "cpu" and "bfloat16" in _precisions(recipe) and not bfloat16_pays():
-            progress.say(
-                "note: this CPU is no faster in bfloat16 than in float32; the recipe's bfloat16 stages run in float32"
+        with folder as run:
+            with ranks.writer_first():
+                run.begin()
+                if resume and run.is_new:
+                    progress.say(f"{out} holds no run yet: it begins anew")
+                if reuse is not None and ranks.writes:
+                    taken = ", ".join(run.take_over(reuse))
+                    progress.say(f"taken from {reuse}: {taken or 'nothing, every stage would be trained otherwise'}")
+            require_one_disk(run, ranks)
+            jsonl = JsonLog(out / "log.jsonl" if ranks.writes else None)
+            jsonl.write(
+                "start",
+                recipe=recipe.to_dict(),
+                data=describe_data(splits),
+                versions=library_versions(),
+                device=device,
+                ranks=ranks.count,
             )
-        setting = Setting(
-            material.feed,
-            splits.validation,
-            preprocessing,
-            recipe.seed,
-            device,
-            run.checkpoints,
-            jsonl,
-            progress,
-            ranks,
+            progress.say(_in_a_line(recipe, splits, device, ranks))
+            if device == "cpu" and "bfloat16" in _precisions(recipe) and not bfloat16_pays():
+                progress.say(
+                    "note: this CPU is no faster in bfloat16 than in float32; "
+                    "the recipe's bfloat16 stages run in float32"
+                )
+            if student is not None:
+                for key in recipe.student.idle_keys:
+                    progress.say(f"note: student.{key} has no effect on '{student}'")
+            setting = Setting(
+                material.feed,
+                splits.validation,
+                preprocessing,
+                recipe.seed,
+                device,
+                run.checkpoints,
+                jsonl,
+                progress,
+                ranks,
+            )
+            pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
+            pipeline.check_batches()
+            pipeline.check_student()
+            guide = pipeline.assistant(pipeline.teacher(teacher))
+            student_net = pipeline.student(guide)
+            prepared = pipeline.qat(student_net, guide)
+            result = pipeline.bundle(student_net, prepared)
+            jsonl.write("done", **result.to_dict())
+            return result
+
+
+def _check_overwrite(out: Path, *, overwrite: bool, resume: bool, needed: Mapping[str, str | Path | None]) -> None:
+    """Refuse to put a run in place of one that is to be gone on with, or that the new one needs.
+
+    Raises:
+        UserError: with the option that does.
+    """
+    if not overwrite:
+        return
+    if resume:
+        raise UserError("--resume goes on with a run, --overwrite begins another", cure="Leave one of the two out")
+    for option, spec in needed.items():
+        path = None if spec is None else Path(spec).expanduser().resolve()
+        if path is not None and path.exists() and path.is_relative_to(out.resolve()):
+            raise UserError(f"--overwrite would take away what {option} names", where=spec, cure="Choose another --out")
+
+
+def require_one_disk(run: RunFolder, ranks: Ranks) -> None:
+    """Refuse processes that do not see the folder that rank 0 writes.
+
+    Raises:
+        RankError: there is one.
+    """
+    mine = float(int(run.token, 16))
+    if ranks.any(mine != ranks.means(mine)[0]):
+        raise RankError(
+            "the processes do not see the same --out",
+            where=run.folder,
+            cure="Give a folder on a disk that all machines of the run share",
         )
-        pipeline = _Pipeline(recipe, material, run, setting, EnergyMeter(), cache_root(cache_dir))
-        pipeline.check_student()
-        guide = pipeline.assistant(pipeline.teacher(teacher))
-        student_net = pipeline.student(guide)
-        prepared = pipeline.qat(student_net, guide)
-        result = pipeline.bundle(student_net, prepared)
-        jsonl.write("done", **result.to_dict())
-        return result
+
+
+def _in_a_line(recipe: DistillRecipe, splits: DataSplits[Any], device: str, ranks: Ranks) -> str:
+    """Data and device of a run."""
+    classes = f" of {len(splits.labels)} classes" if splits.labels else ""
+    each = f" in each of {ranks.count} processes" if ranks.count > 1 else ""
+    return (
+        f"{splits.source}: {len(splits.train)} train, {len(splits.validation)} validation, "
+        f"{len(splits.test)} test {NOUNS[recipe.task]}{classes}; {device}, {torch.get_num_threads()} threads{each}"
+    )
 
 
 def _precisions(recipe: DistillRecipe) -> set[str]:
@@ -171,13 +221,34 @@ class _Pipeline:
         """Of the inputs of the net that is followed."""
         return self.material.preprocessing
 
-    def check_student(self) -> None:
-        """Refuse a net of the user's that cannot become integers before anything is trained for it.
+    def check_batches(self) -> None:
+        """Refuse batches that cannot be shared out to the ranks, of any stage, before the first of them.
 
         Raises:
-            ModelError: with the reason, which QAT would else come upon at the end.
+            RecipeError: with the stage.
+        """
+        recipe, ranks = self.recipe, self.setting.ranks
+        stages = {
+            "teacher": recipe.teacher,
+            "assistant": recipe.assistant,
+            "student": recipe.student,
+            "qat": recipe.qat,
+        }
+        for name, stage in stages.items():
+            if stage is not None:
+                shareable(stage.training.batch_size, len(self.setting.feed), ranks, name)
+
+    def check_student(self) -> None:
+        """Refuse a net that cannot be trained as the recipe says, or not become integers, before any is trained for it.
+
+        Raises:
+            ModelError: a net of the user's, with the reason, which QAT would else come upon at the end.
+            RecipeError: it is to grow, and has no blocks for it.
         """
         recipe = self.recipe
+        if recipe.student.training.start_depth < 1 and self.preprocessing.kind == "image":
+            fresh = build_student(recipe, output_count(self.splits.labels), self.preprocessing, None)
+            Depth(fresh, recipe.student.training.start_depth)
         if recipe.qat.training.epochs == 0 or not is_users_own(recipe.student.model):
             return
         net = build_student(recipe, output_count(self.splits.labels), self.preprocessing, None)
@@ -190,7 +261,7 @@ class _Pipeline:
         if not Objective(recipe.distillation).needs_guides:
             return None
         folder = self.run.folder / "teacher"
-        if self.run.finished("teacher") and (folder / WEIGHTS).exists():
+        if self.run.trained("teacher") is not None:
             net = load_teacher(folder, self.splits, self.preprocessing).net
             return self._frozen(place(net, self.setting.device))
         torch.manual_seed(_seed(recipe.seed, "teacher init"))
@@ -211,7 +282,7 @@ class _Pipeline:
         stage, spent = Stage.alone(names[0], training), []
         for following in names[1:]:
             path = self.run.folder / stage_file(stage.name)
-            if self.run.finished(stage.name) and path.exists():
+            if self.run.trained(stage.name) is not None:
                 load_tensors(net, path)
             else:
                 figures = self._train(net, stage)
@@ -219,7 +290,9 @@ class _Pipeline:
                     save_tensors(net, path)
                 self.run.finish(stage.name, spent=figures, **self._test(net))
                 self._say(stage.name)
-            spent.append(self.run.state["finished"][stage.name]["spent"])
+            figures = self.run.state["finished"][stage.name]
+            if "reused_from" not in figures:
+                spent.append(figures["spent"])
             whole = dataclasses.replace(training, start_depth=1.0)  # its blocks have joined
             before = self._frozen(copy.deepcopy(net))
             stage = self._following(net, before, following, whole, self.recipe.distillation)
@@ -247,7 +320,7 @@ class _Pipeline:
             return teacher
         net = self._fresh("assistant", recipe.assistant, teacher)
         path = self.run.checkpoints / "assistant.safetensors"
-        if self.run.finished("assistant") and path.exists():
+        if self.run.trained("assistant") is not None:
             load_tensors(net, path)
         else:
             wish = _of_logits(recipe.distillation)
@@ -267,7 +340,7 @@ class _Pipeline:
         recipe = self.recipe
         net = self._fresh("student", recipe.student, teacher)
         path = self.run.checkpoints / "student.safetensors"
-        if self.run.finished("student") and path.exists():
+        if self.run.trained("student") is not None:
             load_tensors(net, path)
             return net.eval()
         training, stored = recipe.student.training, None if teacher is None else self._stored(teacher)
@@ -289,21 +362,25 @@ class _Pipeline:
         """The teacher's logits in files, all that the student will need; None where they are kept in memory."""
         recipe, setting = self.recipe, self.setting
         wish = recipe.distillation
+        views = min(wish.cached_views, recipe.student.training.epochs)
         if wish.cache != "shared":
-            held = memory_note(wish.cached_views, len(setting.feed), output_count(self.splits.labels))
+            held = memory_note(views, len(setting.feed), output_count(self.splits.labels))
             if held is not None:
                 setting.progress.say(held)
             return None
-        views = min(wish.cached_views, recipe.student.training.epochs)
         name = self.run.state["finished"]["teacher" if recipe.assistant is None else "assistant"]["name"]
         self.meter.begin("cache")
         cache = open_cache(recipe, self.material, teacher, self.caches, setting.device, name=name)
         self.setting.ranks.wait()  # they build it together, from the same beginning
         built = build(cache, views, recipe, self.material.feed, teacher, setting.device, setting.progress)
+        built = built.by_all(setting.ranks)
         energy = self.meter.end("cache")
         setting.log.write("cache", path=str(cache.folder), **dataclasses.asdict(built))
         if built.built_shards:
-            self.run.finish("cache", time_s=built.time_s, energy_j=energy.energy_j, energy_reason=energy.reason)
+            before = [self.run.state["finished"]["cache"]] if self.run.finished("cache") else []
+            if built.found_shards and not before and energy.energy_j is not None:
+                energy = Energy(None, reason="a part of the cache was there: the joules that it took are not known")
+            self.run.finish("cache", **together([*before, cost(built.time_s, energy)]))
         return cache
 
     def qat(self, student: nn.Module, teacher: nn.Module | None) -> GraphModule | None:
@@ -315,7 +392,7 @@ class _Pipeline:
         activations = recipe.qat.activations
         prepared = quantize.prepare_qat(copy.deepcopy(student).eval(), example, activations=activations)
         path = self.run.checkpoints / "qat.safetensors"
-        if self.run.finished("qat") and path.exists():
+        if self.run.trained("qat") is not None:
             from safetensors.torch import load_file
 
             quantize.load_quantised_state(prepared, load_file(path))
@@ -338,11 +415,8 @@ class _Pipeline:
         # Unmixed, since the ranges have to be those of the samples that the artifact will see.
         figures = self._train(prepared, stage, feed=self.setting.feed.unmixed())
         quantize.set_observers(prepared, False)
-        from safetensors.torch import save_file
-
         if self.setting.ranks.writes:
-            with atomic_path(path) as temporary:
-                save_file(quantize.quantised_state(prepared), temporary)
+            write_tensors(path, quantize.quantised_state(prepared))
         self.run.finish("qat", **figures)
         return prepared
 
@@ -359,7 +433,7 @@ class _Pipeline:
         metrics = {
             new: scores_from_dict(finished[old]["metrics"]) if old in finished else None for old, new in names.items()
         }
-        figures = run_figures(finished, self.meter.sources)
+        figures = run_figures(finished)
         folder, ranks = self.run.folder / "bundle", self.setting.ranks
         if not ranks.writes:
             ranks.wait()
@@ -392,9 +466,8 @@ class _Pipeline:
         elapsed_s = train(net, stage, setting)
         energy = self.meter.end(stage.name)
         if resumed and energy.energy_j is not None:
-            reason = "the stage was interrupted: joules before the interruption are not known"
-            return {"time_s": elapsed_s, "energy_j": None, "energy_reason": reason}
-        return {"time_s": elapsed_s, "energy_j": energy.energy_j, "energy_reason": energy.reason}
+            energy = Energy(None, reason="the stage was interrupted: joules before the interruption are not known")
+        return cost(elapsed_s, energy)
 
     @torch.no_grad()
     def _calibrate(self, prepared: GraphModule) -> None:

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdedge.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK_BYTES = 1 << 20
 
@@ -31,7 +34,7 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -41,16 +44,16 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write: {error.strerror or error}", where=path, cure="Free some space or choose another --out"
-    )
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The error for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+    return UserError(f"cannot write: {reason}", where=path, cure="Free some space or choose another --out")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -67,6 +70,22 @@ def write_atomic(path: Path, data: bytes | str, mode: int = 0o644) -> None:
     """Write ``data`` to ``path`` whole or not at all."""
     with atomic_path(path, mode) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors whole or not at all, from whatever device or layout.
+
+    Raises:
+        UserError: as ``atomic_path``.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # no OSError: a full disk is a text in it
+            raise cannot_write(path, error) from error
 
 
 def sha256_file(path: Path) -> str:

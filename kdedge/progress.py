@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+
+from kdedge.files import cannot_write
 
 
 class Progress(Protocol):
@@ -97,9 +101,19 @@ class JsonLog:
         self._path = path
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; values are plain and in SI units."""
+        """Append one event; values are plain and in SI units.
+
+        Raises:
+            UserError: the disk is full or the file cannot be written; the lines before are intact.
+        """
         if self._path is None:
             return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        size_bytes = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self._path, size_bytes)  # of the line, what found room; the next one would go on in it
+            raise cannot_write(self._path, error) from error

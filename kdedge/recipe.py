@@ -158,8 +158,9 @@ class TrainingRecipe:
         gradient_clip: Largest norm of the gradient; 0 for none.
         precision: Autocast of the forward pass; ``auto`` is bfloat16 on a GPU that has it, else float32;
             ``bfloat16`` falls back to float32, and says so, on a CPU that is no faster in it.
-        start_size: Pixels in the first epochs (progressive resizing): grows linearly, in steps of 4,
-            to ``data.image_size`` over the first 60% of the epochs; 0 keeps the full size throughout.
+        start_size: Pixels of images in the first epochs (progressive resizing): grows linearly, in steps of 4,
+            to ``data.image_size`` over the first 60% of the epochs, and in the last epoch in any case; 0 keeps the
+            full size throughout.
         start_depth: Share of the residual blocks that the first epochs train (progressive depth); the others join,
             evenly over the net and as identities at first, until half of the epochs are over; 1 trains all throughout.
             For float stages of torchvision's residual nets.
@@ -246,6 +247,14 @@ class ModelRecipe:
         _check(self.layers is None or len(self.layers) > 0, "layers", "must name at least one layer")
         _check(self.width > 0, "width", "must be above 0")
         _check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+
+    @property
+    def idle_keys(self) -> list[str]:
+        """Those that are given and that a net of the user's own (``module:function``) never hears of."""
+        if ":" not in self.model or self.model.startswith("package:"):
+            return []
+        given = {"stem": self.stem != "imagenet", "width": self.width != 1.0, "dropout": self.dropout is not None}
+        return [key for key, is_given in given.items() if is_given]
 
 
 @dataclass(frozen=True)
@@ -409,7 +418,8 @@ class DistillRecipe:
     tolerance: ToleranceRecipe = field(default_factory=ToleranceRecipe)
 
     def __post_init__(self) -> None:
-        _check(bool(self.name) and "/" not in self.name, "name", "must be a word without '/'")
+        _check(bool(self.name) and not set(self.name) & set("/\\\0"), "name", "must be a word without '/' and '\\'")
+        _check(self.name not in (".", ".."), "name", "must be a word: it names the run's folder")
         _check(0 <= self.seed < 2**31, "seed", "must lie in [0, 2^31)")
         _check(
             self.qat.training.ema_decay == 0, "qat.training.ema_decay", "must be 0: QAT's ranges fit its last weights"
@@ -435,6 +445,24 @@ class DistillRecipe:
             on = getattr(given, key) > 0
             _check(not on or self.is_text, f"distillation.{key}", "must be 0 for nets that are no text nets")
             _check(not on or not given.cached_views, f"distillation.{key}", "must be 0 where cached_views is above 0")
+
+    @property
+    def idle_keys(self) -> dict[str, str]:
+        """Keys that are given and change nothing -> why."""
+        idle = {}
+        nets = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student, "qat": self.qat}
+        for role, training in ((role, net.training) for role, net in nets.items() if net is not None):
+            if training.start_size and self.task != "image-classification":
+                idle[f"{role}.training.start_size"] = "only images grow"
+            elif training.start_size > self.data.image_size:
+                idle[f"{role}.training.start_size"] = f"data.image_size is {self.data.image_size}"
+        # A text teacher's dropout is set in whatever net it is.
+        teacher = None if self.is_text else self.teacher
+        for role, net in (("teacher", teacher), ("assistant", self.assistant), ("student", self.student)):
+            if net is not None:
+                why = f"the function '{net.model}' gets the classes and the shape alone"
+                idle.update({f"{role}.{key}": why for key in net.idle_keys})
+        return idle
 
     @property
     def is_text(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -33,7 +34,8 @@ def load_recipe(recipe: str | Path, overrides: typing.Sequence[str] = ()) -> Dis
     """A recipe by shipped name or TOML file, with ``KEY=VALUE`` overrides (dotted keys, TOML values).
 
     Raises:
-        RecipeError: unknown name, unreadable file, unknown key (the nearest is named), or a value out of range.
+        RecipeError: unknown name, unreadable file, unknown key (the nearest is named), a value out of range, or one
+            that would change nothing.
     """
     path = _find(recipe)
     try:
@@ -44,7 +46,23 @@ def load_recipe(recipe: str | Path, overrides: typing.Sequence[str] = ()) -> Dis
         raise RecipeError(f"cannot read the recipe: {error.strerror}", where=path) from None
     for override in overrides:
         _override(table, override)
-    return recipe_from_dict(table, where=path)
+    found = recipe_from_dict(table, where=path)
+    _refuse_idle(found, {override.partition("=")[0].strip() for override in overrides}, path)
+    return found
+
+
+def _refuse_idle(recipe: DistillRecipe, overridden: set[str], path: Path) -> None:
+    """Refuse keys that change nothing.
+
+    But for those that the file has for a net in whose place an override put another: TOML has no word for "not set".
+    """
+    for key, why in recipe.idle_keys.items():
+        role, _, last = key.partition(".")
+        if "." in last or key in overridden or f"{role}.model" not in overridden:
+            raise RecipeError(f"recipe key '{key}' has no effect: {why}", where=path, cure=_IDLE)
+
+
+_IDLE = "Leave it out, or set it to its default (`kdedge recipes show` has them)"
 
 
 def recipe_from_dict(table: dict[str, Any], *, where: object = None) -> DistillRecipe:
@@ -129,12 +147,23 @@ def _value(hint: Any, value: Any, key: str) -> Any:
             return _build(typing.cast("type[Any]", option), value, key + ".")
     if any(get_origin(option) is tuple for option in options):
         return _whole_numbers(value, key)
-    if float in options and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if float in options and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, key)
     wanted = next(option for option in options if option is not type(None))
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise RecipeError(f"recipe key '{key}' is {value!r}", cure=f"It must be of type {wanted.__name__}")
     return value
+
+
+def _finite(value: float, key: str) -> float:
+    """A float; TOML has words for infinity and NaN, and whole numbers of any size."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RecipeError(f"recipe key '{key}' is {number}", cure="It must be a finite number")
+    return number
 
 
 def _whole_numbers(value: Any, key: str) -> tuple[int, ...]:

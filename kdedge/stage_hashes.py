@@ -18,7 +18,9 @@ from kdedge.text import PACKAGE
 from kdedge.training.objective import Objective
 
 
-def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str) -> dict[str, str]:
+def stage_hashes(
+    recipe: DistillRecipe, fingerprint: str, teacher: str | None, device: str, *, versions: bool = True
+) -> dict[str, str]:
     """Stage -> hash of all that decides what it trains: its keys, the data, the libraries, and the stages before it.
 
     A run without a teacher to follow has no such stage, nor an assistant.
@@ -28,12 +30,13 @@ def stage_hashes(recipe: DistillRecipe, fingerprint: str, teacher: str | None, d
         fingerprint: Of its data.
         teacher: ``--teacher``.
         device: ``cpu`` or ``cuda``, whose sums differ.
+        versions: Whether those of the libraries count; a run that is resumed may go on with others.
     """
     given = [_content(spec) for spec in (teacher, recipe.teacher.model, recipe.text.tokenizer)]
     # The fingerprint has the samples, but neither the size that streamed ones are decoded to nor their channels.
     data = dataclasses.replace(recipe.data, name="", loader_threads=0)
     sources = (fingerprint, data, recipe.augment, recipe.text, given)
-    shared = (recipe.task, recipe.seed, *sources, device, library_versions())
+    shared = (recipe.task, recipe.seed, *sources, device, library_versions() if versions else None)
     followed = Objective(recipe.distillation).needs_guides
     # A text student that learns alone still starts from the layers of the teacher's checkpoint.
     hashes = _of_teacher(recipe, shared) if followed else {}

@@ -69,7 +69,8 @@ def distill(
             )  # fmt: skip
     except KeyboardInterrupt:
         if speaks():
-            output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume (and the same options)")
+            same = "(and the same options" + (", without --overwrite)" if overwrite else ")")
+            output.line(f"Stopped. Go on with: kdedge distill {recipe} --out {folder} --resume {same}")
         raise
     if not speaks():
         return

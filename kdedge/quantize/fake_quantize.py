@@ -265,6 +265,10 @@ class ActivationFakeQuantize(FakeQuantizer):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        self.buffers_changed()
+
+    def buffers_changed(self) -> None:
+        """Forget what was read from the buffers: others were put into them."""
         self._numbers, self._seen, self._started, self._has_factors = None, [], self.calibrated, None
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActivationFakeQuantize:

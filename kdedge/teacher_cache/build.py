@@ -17,6 +17,7 @@ from kdedge.bundle import library_versions
 from kdedge.errors import CheckError, ModelError
 from kdedge.losses import cross_entropy, top_logits
 from kdedge.progress import Progress
+from kdedge.ranks import Ranks
 from kdedge.recipe import DistillRecipe, Precision
 from kdedge.teacher_cache.folder import CacheFolder
 from kdedge.teacher_cache.key import STAGE, key_of, layout_of, made_of
@@ -43,6 +44,12 @@ class Built:
     found_shards: int
     built_shards: int
     time_s: float
+
+    def by_all(self, ranks: Ranks) -> Built:
+        """The same of all ranks, who built it together; the first to look found what was there before them."""
+        mine = torch.tensor([[self.found_shards, self.built_shards, self.time_s]], dtype=torch.float64)
+        found, made, time_s = ranks.rows(mine).unbind(1)
+        return Built(self.views, int(found.min()), int(made.sum()), float(time_s.max()))
 
 
 def open_cache(

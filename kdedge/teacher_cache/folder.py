@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", "lock"
 KEY_LETTERS = 16
 
 
@@ -59,7 +59,7 @@ class CacheFolder:
                 )
         with suppress(OSError):
             os.utime(path)  # "last used"; what the manifest says never changes
-        self.claims = Claims(self.folder / "lock")
+        self.claims = Claims(self.folder / LOCK)
         self.claims.use()
         self._rows: dict[int, Rows] = {}
 

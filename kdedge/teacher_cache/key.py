@@ -2,18 +2,22 @@
 
 The student, the loss and the epochs do not stand in it, nor how many views there are: view number 3 is the same in
 every run of a seed. Code and libraries do not stand in it either; what they make of the samples does (``probe``), so
-that an augmentation or a decoder that works otherwise than before has another key.
+that an augmentation or a decoder that works otherwise than before has another key. Code of the user's own does, where a
+teacher is made of it: what its ``forward`` computes is in no weight.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from kdedge.files import sha256_file
 from kdedge.recipe import DistillationRecipe, DistillRecipe, told
 from kdedge.teacher_cache.layout import Layout
 from kdedge.training.feeds import Feed
@@ -24,6 +28,8 @@ STAGE = "student"
 """The stage whose views are cached."""
 
 PROBED_SAMPLES = 8
+
+_LIBRARIES = ("kdedge", "torch", "torchvision", "transformers")
 
 
 def layout_of(wish: DistillationRecipe, samples: int, classes: int) -> Layout:
@@ -51,8 +57,13 @@ def made_of(
     stored: dict[str, Any] = {"dtype": "float16", "logits": "all"}
     if layout.top_k:  # the mass of the others is that at a temperature
         stored.update(logits=f"top {layout.top_k}", temperature=recipe.distillation.temperature)
+    own_code = code_sha256(teacher)
     return {
-        "teacher": {"weights_sha256": weights_sha256(teacher), "structure_sha256": structure_sha256(teacher)},
+        "teacher": {
+            "weights_sha256": weights_sha256(teacher),
+            "structure_sha256": structure_sha256(teacher),
+            **({"code_sha256": own_code} if own_code else {}),
+        },
         "teacher_precision": "float32" if precision is None else str(precision).removeprefix("torch."),
         "data": {"fingerprint": material.splits.fingerprint, "split": "train"},
         "preprocessing_sha256": _sha256([preprocessing.to_dict(), preprocessing.files()]),
@@ -89,6 +100,20 @@ def structure_sha256(net: nn.Module) -> str:
     modules = [(name, module) for name, module in net.named_modules() if not isinstance(module, nn.Dropout)]
     lines = [f"{name}: {type(m).__module__}.{type(m).__qualname__}({m.extra_repr()})" for name, m in modules]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def code_sha256(net: nn.Module) -> dict[str, str]:
+    """Module -> hash of its file, of those that define the net's classes and are not of kdedge or its libraries.
+
+    What these import goes unseen.
+    """
+    modules = {type(module).__module__ for module in net.modules()}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return {
+        name: sha256_file(Path(file))
+        for name, file in sorted(files.items())
+        if name.partition(".")[0] not in _LIBRARIES and file is not None and Path(file).is_file()
+    }
 
 
 def probe(feed: Feed) -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from kdedge.errors import KdedgeError, UserError
+from kdedge.files import read_json
 from kdedge.teacher_cache.claims import Claims
-from kdedge.teacher_cache.folder import KEY_LETTERS, MANIFEST, read_manifest
+from kdedge.teacher_cache.folder import KEY_LETTERS, LOCK, MANIFEST, read_manifest
 from kdedge.teacher_cache.layout import Layout
 from kdedge.teacher_cache.view_file import ViewFile
 
 _NAME = re.compile(f"[0-9a-f]{{{KEY_LETTERS}}}")
-_DOOMED = re.compile(rf"\.{_NAME.pattern}\.\d+")
+_DOOMED = re.compile(rf"\.kdedge-pruned-{_NAME.pattern}\.\d+")
 _UNIT_S = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -68,17 +69,30 @@ class CacheInfo:
 
 
 def list_caches(root: Path) -> list[CacheInfo]:
-    """All caches under a root, the last used one first."""
+    """All caches under a root, the last used one first; what else has such a name is none."""
     folders = [path for path in root.iterdir() if _NAME.fullmatch(path.name)] if root.is_dir() else []
-    return sorted(map(_info, folders), key=lambda info: -info.last_used)
+    return sorted(map(_info, filter(_is_cache, folders)), key=lambda info: -info.last_used)
+
+
+def _is_cache(folder: Path) -> bool:
+    """Whether this is a cache by what it holds; a damaged one has views."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except KdedgeError:
+        manifest = None
+    if isinstance(manifest, dict) and "format_version" in manifest and str(manifest.get("key")).startswith(folder.name):
+        return True
+    return (folder / LOCK).is_file() and any(folder.glob("view-*.safetensors"))
 
 
 def find_cache(root: Path, key: str) -> CacheInfo:
-    """The cache whose key begins with ``key``.
+    """The cache whose key begins with ``key``, or the folder whose whole name it is, whatever that holds.
 
     Raises:
         UserError: there is none, or more than one.
     """
+    if _NAME.fullmatch(key.lower()) and (root / key.lower()).is_dir():
+        return _info(root / key.lower())
     found = [info for info in list_caches(root) if info.key.startswith(key.lower())]
     if len(found) != 1:
         says = "no teacher's cache" if not found else f"{len(found)} teacher's caches"
@@ -102,13 +116,13 @@ def remove_caches(chosen: Sequence[CacheInfo]) -> tuple[list[CacheInfo], list[Ca
     """Remove caches that no running process uses: (removed, those in use)."""
     removed, used = [], []
     for info in chosen:
-        claims = Claims(info.path / "lock")
+        claims = Claims(info.path / LOCK)
         if not claims.nobody_uses():
             used.append(info)
             claims.close()
             continue
         # Gone in one step, so that whoever comes now builds anew and never finds a half.
-        doomed = info.path.with_name(f".{info.key}.{os.getpid()}")
+        doomed = info.path.with_name(f".kdedge-pruned-{info.key}.{os.getpid()}")
         try:
             info.path.rename(doomed)
             shutil.rmtree(doomed)
@@ -142,6 +156,8 @@ def _info(folder: Path) -> CacheInfo:
         views = _views(folder, manifest)
     except KdedgeError as error:
         return CacheInfo(folder.name, folder, size_bytes, last_used, (), None, error.what)
+    except (KeyError, TypeError, ValueError):
+        return CacheInfo(folder.name, folder, size_bytes, last_used, (), None, "this is no teacher's cache")
     return CacheInfo(folder.name, folder, size_bytes, last_used, views, manifest, None)
 
 

@@ -79,6 +79,11 @@ class TextNet(nn.Module):
                 module.eps = config.layer_norm_eps  # a DistilBERT's is not part of its configuration in transformers
         self.register_buffer("masking", torch.tensor([[MASKED], [0.0]]), persistent=False)
 
+    def extra_repr(self) -> str:
+        """Its sizes, some of which (heads, activation) stand in no module; dropout's rates do."""
+        sizes = {name: value for name, value in self.config.to_dict().items() if not name.endswith("dropout")}
+        return ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+
     def describe(self) -> dict[str, Any]:
         """Plain values from which ``from_description`` builds the net again, without its weights."""
         return self.config.to_dict()

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kdedge.errors import ModelError, UserError
-from kdedge.files import atomic_path
+from kdedge.files import atomic_path, write_tensors
 from kdedge.ranks import is_one_of_several
 
 
@@ -58,11 +58,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def save_tensors(net: nn.Module, path: Path) -> None:
-    """The net's state as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    """The net's state as safetensors, whole or not at all.
 
-    with atomic_path(path) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, temporary)
+    Raises:
+        UserError: it cannot be written, such as on a full disk.
+    """
+    write_tensors(path, net.state_dict())
 
 
 def load_tensors(net: nn.Module, path: Path) -> None:

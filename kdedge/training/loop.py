@@ -21,7 +21,7 @@ from kdedge.training.objective import Outputs, States, share_right
 from kdedge.training.optimization import autocast_dtype, image_size, learning_rate
 from kdedge.training.order import epoch_batches
 from kdedge.training.stage import Setting, Stage
-from kdedge.training.stage_run import StageRun, observe, set_mode
+from kdedge.training.stage_run import StageRun, freezes_at, observe, set_mode
 
 
 def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
@@ -41,12 +41,11 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
     Raises:
         KeyboardInterrupt: the user stopped; the checkpoint holds everything up to the last whole step.
         CheckError: the loss is not finite.
-        RecipeError: the ranks cannot have like shares of a batch.
         RankError: one of the other ranks ended.
     """
     recipe = stage.training
     data, ranks = setting.feed, setting.ranks
-    batch = _shareable(min(recipe.batch_size, len(data)), ranks, stage.name)
+    batch = shareable(recipe.batch_size, len(data), ranks, stage.name)
     per_epoch = len(data) // batch  # the rest of an epoch is left out: a tiny batch would upset batch norm
     total = recipe.epochs * per_epoch
     run = StageRun(net, stage, setting)
@@ -72,22 +71,22 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             view = epoch % stage.cached_views if cache is not None else epoch
             size = image_size(recipe, epoch, data.image_size)
             run.begin_epoch(epoch, first)
-            set_mode(net, stage, at.step / total)
+            set_mode(net, stage, at.step, total)
             lengths = data.lengths(stage.name, view, guided=guided)
-            order = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)
-            indices = [ranks.share(index) for index in order[first:]]
+            order = epoch_batches(len(data), setting.seed, stage.name, epoch, batch=batch, lengths=lengths)[first:]
+            indices = [ranks.share(index) for index in order]
             samples = data.batches(stage.name, view, size, indices, setting.device, guided=guided)
             with closing(samples):
-                for index, whole in zip(indices, samples, strict=True):
-                    given = whole.shortened() if any_length else whole
+                for all_of_it, index, padded in zip(order, indices, samples, strict=True):
+                    given = padded.shortened() if any_length else padded
                     guide = _guide(stage, given, cache, view=view, index=index)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(recipe, at.step, total)
-                    if stage.observer_fraction is not None and at.step >= stage.observer_fraction * total:
+                    if stage.observer_fraction is not None and at.step >= freezes_at(stage.observer_fraction, total):
                         observe(net, False)
                     mine = train_step(net, optimizer, stage, given, guide, compute, run.steps)
                     loss, right = ranks.means(*mine)
-                    run.take_in(loss, right, index)
+                    run.take_in(loss, right, all_of_it)
                     at.elapsed_s = before_s + time.monotonic() - started
                     setting.progress.step(
                         at.step,
@@ -100,15 +99,20 @@ def train(net: nn.Module, stage: Stage, setting: Setting) -> float:
             run.end_epoch(at.step // per_epoch)
             run.save_or_stop(asked=ranks.any(interrupt.asked))
     at.elapsed_s = before_s + time.monotonic() - started
-    set_mode(net, stage, 1.0)
+    set_mode(net, stage, total, total)
     run.choose_weights()
     net.eval()
     setting.progress.end(stage.name)
     return at.elapsed_s
 
 
-def _shareable(batch: int, ranks: Ranks, stage: str) -> int:
-    """The size of a batch, if every rank can have as many of its samples as the others."""
+def shareable(wanted: int, samples: int, ranks: Ranks, stage: str) -> int:
+    """The size of a batch, of no more samples than there are, if every rank can have as many as the others.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    batch = min(wanted, samples)
     if batch % ranks.count:
         fitting = batch // ranks.count * ranks.count
         raise RecipeError(
@@ -182,13 +186,16 @@ def train_step(
     """
     if steps is not None:
         steps.begin()
-    loss, logits = (compute or Computation(net, stage))(batch, guide)
+    compute = compute or Computation(net, stage)
+    loss, logits = compute(batch, guide)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    gradients = [weight.grad for weight in compute.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     if stage.training.gradient_clip:
-        nn.utils.clip_grad_norm_(net.parameters(), stage.training.gradient_clip)
+        nn.utils.clip_grads_with_norm_(compute.parameters(), stage.training.gradient_clip, norm)
     value = float(loss.detach())
-    if steps is None or steps.may_step(value):
+    if steps is None or steps.may_step(value, norm):
         optimizer.step()
     return value, share_right(logits, batch.labels)
 

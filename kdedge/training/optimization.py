@@ -47,10 +47,13 @@ def _sgd(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.SG
 
 
 def image_size(recipe: TrainingRecipe, epoch: int, full: int) -> int:
-    """Pixels of the images in this epoch: progressive resizing, in steps of 4, full after 60% of the epochs."""
-    if not recipe.start_size or recipe.start_size >= full:
+    """Pixels of the images in this epoch: progressive resizing, in steps of 4, full after 60% of the epochs.
+
+    The last epoch is at the full size, however few there are: the artifact sees no other.
+    """
+    share = epoch / max(1, 0.6 * recipe.epochs)
+    if not 0 < recipe.start_size < full or share >= 1 or epoch >= recipe.epochs - 1:
         return full
-    share = min(1.0, epoch / max(1, 0.6 * recipe.epochs))
     return min(full, recipe.start_size + round((full - recipe.start_size) * share / 4) * 4)
 
 

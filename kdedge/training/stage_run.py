@@ -70,14 +70,15 @@ class StageRun:
         self.trained = nn.ModuleList([net] if stage.projection is None else [net, stage.projection])
         self.optimizer = make_optimizer(self.trained, recipe)
         in_memory = bool(stage.cached_views and stage.guides) and stage.stored is None
-        self._memory = TeacherCache(stage.cached_views, len(setting.feed)) if in_memory else None
+        views = min(stage.cached_views, recipe.epochs)
+        self._memory = TeacherCache(views, len(setting.feed)) if in_memory else None
         self.cache: ViewLogits | None = stage.stored or self._memory
         self.average = WeightAverage(net, recipe.ema_decay) if recipe.ema_decay else None
         self.patience = Patience(recipe.patience or None)
         self.depth = Depth(net, recipe.start_depth) if recipe.start_depth < 1 else None
         self.at = Position()
         self.steps = FiniteSteps(
-            net,
+            self.trained,
             stage.name,
             skip=recipe.on_nonfinite == "skip",
             most_in_a_row=min(MOST_IN_A_ROW, max(1, len(setting.feed) // recipe.batch_size)),  # less than an epoch
@@ -109,12 +110,12 @@ class StageRun:
         Args:
             loss: Mean of the whole batch.
             right: Share of right arg-maxes of the whole batch.
-            index: This rank's samples.
+            index: The batch's samples.
         """
         if self.steps.counts(loss, self.at.step, index):
             if self.average is not None:
                 self.average.update_parameters(self.net)
-            self.at.add(loss, right, len(index) * self.setting.ranks.count)
+            self.at.add(loss, right, len(index))
         self.at.step += 1
 
     def choose_weights(self) -> None:
@@ -217,11 +218,16 @@ class StageRun:
             torch.cuda.set_rng_state(of_device, number)
 
 
-def set_mode(net: nn.Module, stage: Stage, done: float) -> None:
-    """Training mode; in QAT with ranges that move as long as ``done``, a share of the steps, is small enough."""
+def set_mode(net: nn.Module, stage: Stage, step: int, total: int) -> None:
+    """Training mode; in QAT with ranges that move until ``freezes_at``."""
     net.train()
     if stage.observer_fraction is not None:
-        observe(net, done < stage.observer_fraction)
+        observe(net, step < freezes_at(stage.observer_fraction, total))
+
+
+def freezes_at(fraction: float, total: int) -> int:
+    """The step, from 0 on, from which the ranges stay; a whole number, so that a run which goes on freezes there."""
+    return math.ceil(fraction * total - 1e-9)
 
 
 def observe(net: nn.Module, enabled: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kdedge.errors import RecipeError
-from kdedge.files import read_json, sha256_file
+from kdedge.files import read_json, sha256_file, write_json
 from kdedge.recipe_file import load_recipe
 from kdedge.run_figures import together
 from tests.unit.test_assistant import NETS, StopsIn
@@ -57,8 +59,15 @@ def test_stopped_in_a_generation_it_goes_on_to_the_same_nets(
 
 
 def test_a_third_generation_goes_on_from_the_second(two: Path, tmp_path: Path) -> None:
-    run(tmp_path / "run", THREE, reuse=two)
+    other = Path(shutil.copytree(two, tmp_path / "other"))
+    state = read_json(other / "state.json")
+    state["finished"]["teacher_1"]["spent"]["time_s"] = 1e6
+    write_json(other / "state.json", state)
+    run(tmp_path / "run", THREE, reuse=other)
     assert reused(tmp_path / "run") == {"teacher_1"}
+    manifest = read_json(tmp_path / "run" / "bundle" / "manifest.json")
+    assert manifest["reused"]["teacher_1"]["time_s"] == 1e6
+    assert manifest["time_s"]["total"] < 1e6  # what the other run spent is not this one's
     assert list(finished(tmp_path / "run")) == ["teacher_1", "teacher_2", "teacher", "student", "qat"]
 
 
@@ -70,7 +79,7 @@ def test_the_key_is_the_teachers_alone() -> None:
 
 
 def test_the_joules_of_all_generations_are_known_where_those_of_each_are() -> None:
-    first = {"time_s": 2.0, "energy_j": 30.0, "energy_reason": None}
-    last = {"time_s": 3.0, "energy_j": None, "energy_reason": "no counter"}
-    assert together([first, first]) == {"time_s": 4.0, "energy_j": 60.0, "energy_reason": None}
-    assert together([first, last]) == {"time_s": 5.0, "energy_j": None, "energy_reason": "no counter"}
+    first: dict[str, Any] = {"time_s": 2.0, "energy_j": 30.0, "energy_reason": None, "energy_sources": ["cpu-0 (RAPL)"]}
+    last: dict[str, Any] = {"time_s": 3.0, "energy_j": None, "energy_reason": "no counter", "energy_sources": []}
+    assert together([first, first]) == {**first, "time_s": 4.0, "energy_j": 60.0}
+    assert together([first, last]) == {**first, "time_s": 5.0, "energy_j": None, "energy_reason": "no counter"}

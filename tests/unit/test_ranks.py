@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from kdedge.distillation import require_one_disk
 from kdedge.errors import KdedgeError
-from kdedge.ranks import Ranks, extremes_over_ranks, is_one_of_several, joined, speaks
+from kdedge.ranks import RankError, Ranks, extremes_over_ranks, is_one_of_several, joined, speaks
+from kdedge.run_folder import RunFolder
 from tests.device.sshd import free_port
 from torch import nn
 from torch.multiprocessing.spawn import spawn
@@ -99,3 +101,26 @@ def test_others_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KdedgeError, match="cannot reach each other") as caught, joined():
         pass
     assert caught.value.exit_code == 3
+
+
+def one_of_two_machines(rank: int, port: int, folder: str) -> None:
+    """Each with a disk of its own under the same name."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(COUNT), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    for shared in (True, False):
+        out = Path(folder) / ("shared" if shared else f"disk{rank}")
+        with (
+            joined() as ranks,
+            RunFolder(out, {}, {}, contents={}, resume=False, overwrite=False, reads_only=not ranks.writes) as run,
+        ):
+            with ranks.writer_first():
+                run.begin()
+            if shared:
+                require_one_disk(run, ranks)
+            else:
+                with pytest.raises(RankError, match="do not see the same --out"):
+                    require_one_disk(run, ranks)
+        os.environ["MASTER_PORT"] = str(port + 1)
+
+
+def test_processes_that_do_not_share_the_disk_are_refused(tmp_path: Path) -> None:
+    spawn(one_of_two_machines, (free_port(), str(tmp_path)), nprocs=COUNT)  # type: ignore[no-untyped-call]

@@ -89,6 +89,15 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("seed", "is not KEY=VALUE"),
         ("=3", "is not KEY=VALUE"),
         ("name.first=3", "is a value, not a table"),
+        ("name=..", "'name' must be a word: it names the run's folder"),
+        ("name=.", "'name' must be a word"),
+        ("name='a\\b'", "'name' must be a word without"),
+        ("distillation.temperature=inf", "'distillation.temperature' is inf"),
+        ("student.training.learning_rate=nan", "'student.training.learning_rate' is nan"),
+        ("student.training.weight_decay=1" + 400 * "0", "'student.training.weight_decay' is inf"),
+        ("augment.mixup_alpha=inf", "It must be a finite number"),
+        ("student.dropout=nan", "'student.dropout' is nan"),
+        ("student.training.start_size=64", "'student.training.start_size' has no effect: data.image_size is 32"),
     ],
 )
 def test_a_bad_override_is_one_clear_line(override: str, says: str) -> None:
@@ -96,6 +105,27 @@ def test_a_bad_override_is_one_clear_line(override: str, says: str) -> None:
         load_recipe("digits", [override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'qat\.training\.start_size' has no effect: only images grow"):
+        load_recipe("vectors-mlp", ["qat.training.start_size=16"])
+    own = MINIMAL.replace('model = "mlp"', 'model = "my_nets:small"\nwidth = 0.5')
+    with pytest.raises(RecipeError, match=r"'student\.width' has no effect: the function 'my_nets:small'"):
+        load_recipe(write(tmp_path, own))
+    for key in ("stem=cifar", "width=0.5", "dropout=0.1"):
+        for role in ("teacher", "student"):
+            with pytest.raises(RecipeError, match=rf"'{role}\.{key.partition('=')[0]}' has no effect"):
+                load_recipe("digits", [f"{role}.model=my_nets:small", f"{role}.{key}"])
+    # What the file has for the net that it names does not stand in the way of another.
+    assert load_recipe("digits", ["student.model=my_nets:small"]).student.dropout == 0.0
+    assert load_recipe("digits", ["student.training.start_size=32"]).student.training.start_size == 32
+
+
+def test_what_a_bundle_was_made_of_can_be_read_whatever_it_changed() -> None:
+    kept = load_recipe("digits").to_dict()
+    kept["student"]["training"]["start_size"] = 64
+    assert recipe_from_dict(kept).student.training.start_size == 64
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

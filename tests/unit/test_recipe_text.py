@@ -62,7 +62,7 @@ def test_a_recipe_far_from_the_defaults_survives(tmp_path: Path) -> None:
     overrides = [
         "student.layers=[0, 2, 4]", "student.dropout=0.1", "text.tokenizer=some/where", "seed=7",
         "qat.training.weight_decay=1e-12", "assistant.model=resnet18", "assistant.training.epochs=3",
-        "student.training.gradient_clip=inf", "data.on_corrupt=skip",
+        "student.training.gradient_clip=1e300", "data.on_corrupt=skip",
     ]  # fmt: skip
     recipe = load_recipe("digits", overrides)
     recipe = dataclasses.replace(recipe, description="a \"b\" \\ # 'c'\n[d]\t→ \x00")

@@ -71,7 +71,7 @@ def test_another_kind_of_student_leaves_the_teacher_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "same"),
-    [("image_size=32", False), ("channels=1", False), ("on_corrupt=skip", False), ("loader_threads=3", True)],
+    [("image_size=192", False), ("channels=1", False), ("on_corrupt=skip", False), ("loader_threads=3", True)],
 )
 def test_streamed_images_of_another_size_are_other_data(setting: str, same: bool) -> None:
     """Their fingerprint is of files, whatever is made of them."""

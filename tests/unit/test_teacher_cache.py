@@ -130,7 +130,7 @@ def test_a_manifest_of_another_kind_is_refused_with_the_cure(tmp_path: Path, cha
     cure = f"kdedge cache prune {folder.name} --cache-dir {tmp_path}"
     assert refused.value.cure is not None
     assert cure in refused.value.cure
-    remove_caches([find_cache(tmp_path, folder.name[:6])])
+    remove_caches([find_cache(tmp_path, folder.name)])
     opened(tmp_path)
 
 
@@ -232,9 +232,42 @@ def test_caches_are_listed_found_and_removed(tmp_path: Path) -> None:
     assert older_than([info], 3600) == []
     assert older_than([info], -1) == [info]
     assert remove_caches([info]) == ([info], [])
-    (tmp_path / f".{KEY[:16]}.4711").mkdir()  # of a prune that was killed
+    (tmp_path / f".kdedge-pruned-{KEY[:16]}.4711").mkdir()  # of a prune that was killed
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_folders_that_are_no_caches_stay_whatever_their_names(tmp_path: Path) -> None:
+    filled(tmp_path)[0].close()
+    theses = [tmp_path / name / "thesis.txt" for name in ("f" * 16, ".fedcba9876543210.7", "e" * 16)]
+    for thesis in theses:
+        thesis.parent.mkdir()
+        thesis.write_text("mine")
+    (tmp_path / ("e" * 16) / MANIFEST).write_text('{"name": "an extension of a browser"}')
+    (tmp_path / ("a" * 16)).write_text("a file")
+    caches = list_caches(tmp_path)
+    assert [info.key for info in caches] == [KEY[:16]]
+    with pytest.raises(UserError, match="no teacher's cache of key 'ff'"):
+        find_cache(tmp_path, "ff")
+    with pytest.raises(UserError, match="no teacher's cache of key 'a"):
+        find_cache(tmp_path, "a" * 16)
+    remove_caches(caches)
+    remove_leftovers(tmp_path)
+    assert all(thesis.read_text() == "mine" for thesis in theses)
+    write_json(theses[0].with_name(MANIFEST), {"format_version": 1})
+    thing = find_cache(tmp_path, "f" * 16)  # asked for by its whole name
+    assert thing.unreadable == "this is no teacher's cache"
+    remove_caches([thing])
+    assert not theses[0].exists()
+
+
+def test_a_cache_without_a_readable_manifest_is_known_by_its_views(tmp_path: Path) -> None:
+    cache, _ = filled(tmp_path)
+    cache.close()
+    (cache.folder / MANIFEST).write_text("{")
+    (info,) = list_caches(tmp_path)
+    assert "is damaged" in (info.unreadable or "")
+    assert remove_caches([info]) == ([info], [])
 
 
 def test_many_logits_in_memory_are_said() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from kdedge.models import build as build_net
 from kdedge.recipe import DistillRecipe, ModelRecipe, TrainingRecipe, told
 from kdedge.recipe_file import load_recipe
 from kdedge.teacher_cache.key import key_of, layout_of, made_of, structure_sha256, weights_sha256
+from kdedge.text import TextNet
 from kdedge.training.material import Material, load_material
+from tests.text_nets import build as build_text_net
 from torch import nn
 
 SETTINGS = ["data.image_size=8", "teacher.model=mlp", "distillation.cached_views=2", "distillation.cache=shared"]
@@ -95,6 +100,47 @@ def test_one_weight_one_image_or_one_stride_changes_the_key(base: str) -> None:
     strides[1].load_state_dict(strides[0].state_dict())
     assert weights_sha256(strides[0]) == weights_sha256(strides[1])
     assert structure_sha256(strides[0]) != structure_sha256(strides[1])
+
+
+@pytest.mark.parametrize("change", [{"heads": 2}, {"activation": "relu"}])
+def test_sizes_of_a_text_net_that_are_in_no_weight_change_the_key(change: dict[str, Any]) -> None:
+    config = build_text_net("bert", "text-classification").config
+    nets = [TextNet(config), TextNet(dataclasses.replace(config, **change))]
+    nets[1].load_state_dict(nets[0].state_dict())
+    assert weights_sha256(nets[0]) == weights_sha256(nets[1])
+    assert structure_sha256(nets[0]) != structure_sha256(nets[1])
+    other_dropout = TextNet(dataclasses.replace(config, dropout=0.5))
+    assert structure_sha256(nets[0]) == structure_sha256(other_dropout)  # it teaches in eval mode
+
+
+OWN_NET = """
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, classes, shape):
+        super().__init__()
+        self.inner = nn.Linear(shape[0] * shape[1] * shape[2], classes)
+
+    def forward(self, images):
+        return {factor} * self.inner(images.flatten(1))
+"""
+
+
+def test_code_of_a_users_own_teacher_changes_the_key(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "own_teacher_of_this_test"
+    recipe, material = given(f"teacher.model={name}:Own")
+    keys = []
+    for factor in (1.0, 1.0, 20.0):
+        (tmp_path / f"{name}.py").write_text(OWN_NET.format(factor=factor))
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        torch.manual_seed(0)
+        keys.append(key(recipe, material, build_net(recipe.teacher, TEACHERS, 10, (3, 8, 8)).eval()))
+    assert keys[0] == keys[1] != keys[2]
+    assert key(recipe, material, teacher()) == base  # the module of a teacher that is not the one in use
 
 
 def test_an_altered_image_is_another_data_set(tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ from kdedge.data.splits import DataSplits, load_data
 from kdedge.errors import CheckError, UserError
 from kdedge.images.preprocessing import measure_preprocessing
 from kdedge.progress import JsonLog, Silent
+from kdedge.quantize.fake_quantize import ActivationFakeQuantize
+from kdedge.ranks import Ranks
 from kdedge.recipe import AugmentRecipe, DataRecipe, DistillationRecipe, TrainingRecipe
 from kdedge.teacher_cache.memory import TeacherCache
 from kdedge.training.checkpoint import load_checkpoint, save_checkpoint
-from kdedge.training.feeds import ImageFeed
-from kdedge.training.loop import train
+from kdedge.training.feeds import Batch, ImageFeed
+from kdedge.training.finite import FiniteSteps
+from kdedge.training.loop import Computation, train, train_step
 from kdedge.training.objective import Objective
 from kdedge.training.optimization import image_size, learning_rate, make_optimizer, multiplies_bfloat16_faster
 from kdedge.training.stage import Setting, Stage
+from kdedge.training.stage_run import StageRun, freezes_at
 from torch import nn
 
 Splits = DataSplits[ImageSet]
@@ -205,6 +209,15 @@ def test_cached_views_ask_the_teacher_once_a_view(splits: Splits, tmp_path: Path
     assert fresh.seen == 6 * count
 
 
+def test_no_more_views_are_kept_than_there_are_epochs(splits: Splits, tmp_path: Path) -> None:
+    stage = Stage("student", TrainingRecipe(epochs=2, batch_size=100), (Counting(),), cached_views=5000)
+    run = StageRun(net(), stage, setting(splits, tmp_path))
+    run.save()
+    state = load_checkpoint(run.path)
+    assert state is not None
+    assert state["cache"]["known"].shape == (2, len(splits.train))
+
+
 def test_without_a_teacher_every_epoch_has_new_views(splits: Splits, tmp_path: Path) -> None:
     """Else the student alone, which distilling is compared with, would see fewer images than it could."""
     recipe = TrainingRecipe(epochs=3, batch_size=100)
@@ -241,7 +254,9 @@ def test_a_replayed_batch_has_the_teachers_logits() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_samples(splits: Splits, tmp_path: Path) -> None:
     stage = Stage("student", TrainingRecipe(epochs=3, optimizer="sgd", learning_rate=1e12), ())
-    with pytest.raises(CheckError, match=r"the loss is (nan|inf) at step \d+ of stage 'student' \(samples \d+, \d+"):
+    with pytest.raises(
+        CheckError, match=r"the loss is (nan|inf) at step \d+ of stage 'student' \(training samples \d+, \d+"
+    ):
         train(net(), stage, setting(splits, tmp_path))
     (event,) = [e for e in events(tmp_path) if e["event"] == "not finite"]
     assert len(event["samples"]) == 128 and event["loss"] in ("nan", "inf")
@@ -269,6 +284,39 @@ class Bad(nn.Module):
         return normed
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weight_although_the_loss_is(splits: Splits, tmp_path: Path) -> None:
+    """The stage's very last step, after which no loss would tell."""
+    recipe = TrainingRecipe(epochs=1, batch_size=128)
+    last = len(splits.train) // 128 - 1
+    module = Bad({last}, backward_alone=True)
+    with pytest.raises(CheckError, match=f"the loss or its gradient is not finite at step {last} of stage 'student'"):
+        train(module, Stage("student", recipe), setting(splits, tmp_path))
+    assert all(torch.isfinite(weight).all() for weight in module.parameters())
+
+
+def test_the_gradient_of_a_projection_is_clipped_with_the_nets() -> None:
+    torch.manual_seed(0)
+    module, projection = net(), nn.Linear(4, 4)
+    stage = Stage(
+        "student",
+        TrainingRecipe(epochs=1, gradient_clip=0.1, optimizer="sgd", learning_rate=1.0),
+        projection=projection,
+    )
+    compute = Computation(module, stage)
+    compute.register_forward_hook(lambda _, __, out: (out[0] + 100 * projection.weight.sum(), out[1]))
+    images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
+    optimizer = torch.optim.SGD(compute.parameters(), lr=1.0)
+    before = projection.weight.detach().clone()
+    train_step(module, optimizer, stage, Batch((images,), (images,), labels), None, compute)
+    assert (projection.weight - before).norm() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize(("fraction", "total"), [(0.55, 100), (0.29, 100), (0.5, 30), (1.0, 7), (0.0, 7)])
+def test_ranges_freeze_at_one_step_wherever_a_run_goes_on(fraction: float, total: int) -> None:
+    at = freezes_at(fraction, total)
+    assert at == round(fraction * total)
+
+
 @pytest.mark.parametrize("backward_alone", [False, True])
 def test_a_step_that_is_not_finite_can_be_left_out(splits: Splits, tmp_path: Path, *, backward_alone: bool) -> None:
     """As if it had never been tried: the weights move in every other step alone, and batch norm saw finite samples."""
@@ -279,6 +327,18 @@ def test_a_step_that_is_not_finite_can_be_left_out(splits: Splits, tmp_path: Pat
     left_out = [e["step"] for e in events(tmp_path) if e["event"] == "not finite"]
     assert left_out == [0, 3, 4]
     assert all(math.isfinite(e["loss"]) for e in events(tmp_path) if e["event"] == "epoch")
+
+
+def test_a_quantiser_forgets_the_numbers_of_a_step_left_out() -> None:
+    quantiser, x = ActivationFakeQuantize(), torch.linspace(-1, 1, 50)
+    quantiser.train()
+    steps = FiniteSteps(quantiser, "qat", skip=True, most_in_a_row=3, log=JsonLog(None), ranks=Ranks())
+    before = quantiser(x)
+    steps.begin()
+    quantiser(x + math.inf)
+    assert not steps.may_step(math.nan, torch.tensor(math.nan))
+    quantiser.eval()
+    assert torch.equal(quantiser(x), before)
 
 
 def test_steps_left_out_in_a_row_end_the_stage(splits: Splits, tmp_path: Path) -> None:
@@ -330,6 +390,23 @@ def test_progressive_resizing_ends_at_the_fullimage_size() -> None:
     assert sizes == sorted(sizes)
     assert sizes[6:] == [32] * 4
     assert {image_size(TrainingRecipe(epochs=10), epoch, 32) for epoch in range(10)} == {32}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start", "full", "sizes"),
+    [
+        (1, 16, 32, [32]),
+        (2, 16, 32, [16, 32]),
+        (3, 16, 32, [16, 24, 32]),
+        (5, 20, 30, [20, 24, 28, 30, 30]),  # 10 px are no whole number of steps
+        (3, 35, 32, [32, 32, 32]),
+    ],
+)
+def test_progressive_resizing_reaches_the_full_size_in_any_number_of_epochs(
+    epochs: int, start: int, full: int, sizes: list[int]
+) -> None:
+    recipe = TrainingRecipe(epochs=epochs, start_size=start)
+    assert [image_size(recipe, epoch, full) for epoch in range(epochs)] == sizes
 
 
 def test_checkpoints_run_no_code_and_name_damage(tmp_path: Path) -> None:
