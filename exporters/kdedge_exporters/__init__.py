@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge.collector import few_collections
-from kdedge.errors import UserError
+from kdedge.errors import KdedgeError, UserError
 from kdedge.files import atomic_path, sha256_file, write_json
 
 from kdedge_exporters.options import ACTIVATIONS, PRECISIONS, ExportOptions
@@ -116,6 +117,7 @@ def export(
     min_agreement: float | None = None,
     score: Callable[[torch.Tensor], Scores] | None = None,
     examine: Callable[[Path], None] | None = None,
+    data: dict[str, str] | None = None,
 ) -> ExportResult:
     """Write an artifact and its parity record; keep neither unless the artifact passes.
 
@@ -130,10 +132,12 @@ def export(
         out: The file; by default ``student-<precision>.<format>`` beside the bundle's folder.
         samples: (images float32 [N, C, H, W] normalised, labels int64 [N]) of the evaluation split, or (a tensor for
             each of the bundle's inputs, labels); None skips the comparison, and the result says so.
-        accuracy_tolerance: How far the artifact's accuracy may lie below the student's; default 0.003, for text 0.005.
-        min_agreement: Least share of equal arg-maxes; default 0.99.
+        accuracy_tolerance: How far the artifact's accuracy may lie below the student's, in [0, 1]; default 0.003, for
+            text 0.005.
+        min_agreement: Least share of equal arg-maxes, in [0, 1]; default 0.99.
         score: The scores of the task from the logits of all samples (``Examples.score``); None compares accuracy.
         examine: Called with the written file before it is compared, so that one that is refused can be looked into.
+        data: ``source`` and ``split`` of the samples, for the record.
 
     Raises:
         UserError: unknown format, options that do not go together; the file cannot be written.
@@ -145,20 +149,27 @@ def export(
     target = Target.parse(target_runtime) if target_runtime is not None else None
     options = ExportOptions(precision, io, activations, target)
     options.check(bundle, format)
+    for name, share in (("--tolerance", accuracy_tolerance), ("--agreement", min_agreement)):
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{share} is no share", where=name, cure="Choose a number from 0 to 1")
     from kdedge_exporters.inspection import contents
 
     path = Path(out) if out is not None else bundle.path.parent / f"student-{precision}.{format}"
+    _check_place(path, format)
     record_path = path.with_name(f"{path.name}.parity.json")
     with atomic_path(path) as temporary:
         float_ops = EXPORTERS[format](bundle, options, temporary)
-        inside = contents(temporary, format)
-        if target is not None:
-            require(inside, target)
-        if examine is not None:
-            examine(temporary)
-        record = None
-        if samples is not None:
-            record = _parity(bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score)
+        with _called(temporary, path):
+            inside = contents(temporary, format)
+            if target is not None:
+                require(inside, target)
+            if examine is not None:
+                examine(temporary)
+            record = None
+            if samples is not None:
+                record = _parity(
+                    bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score, data
+                )
         result = ExportResult(
             artifact=path,
             format=format,
@@ -171,11 +182,39 @@ def export(
             opened_by={found.runtime: found.oldest for found in oldest_versions(inside, format)},
             quantisation=bundle.quantisation() if precision == "int8" else None,
         )
-        if record is not None:
-            write_json(record_path, {**result.to_dict(), "artifact": path.name})
-        else:
-            record_path.unlink(missing_ok=True)
+        # Before the artifact is renamed, and the new one after: an interruption leaves no record of another file.
+        record_path.unlink(missing_ok=True)
+    if record is not None:
+        write_json(record_path, {**result.to_dict(), "artifact": path.name})
     return result
+
+
+def _check_place(path: Path, format: str) -> None:  # noqa: A002 - the word of the command line
+    """Refuse, before any work, a place where the artifact cannot stand or would pass for another."""
+    from kdedge_exporters.artifact import SUFFIXES
+
+    if path.is_dir():
+        cure = f"Name the file in it, e.g. {path / f'student.{format}'}"
+        raise UserError("this is a folder, an artifact is one file", where=path, cure=cure)
+    suffix = path.suffix.lower()
+    if SUFFIXES.get(suffix, format) != format:
+        what = f"a file that ends in {suffix} is taken for {SUFFIXES[suffix]}, this one would be {format}"
+        raise UserError(
+            what, where=path, cure=f"Choose --format {SUFFIXES[suffix]}, or an --out that ends in .{format}"
+        )
+
+
+@contextmanager
+def _called(temporary: Path, path: Path) -> Iterator[None]:
+    """Errors about the temporary file name the one that was asked for: the other is gone when they are read."""
+    try:
+        yield
+    except KdedgeError as error:
+        if error.where != str(temporary):
+            raise
+        what = error.what.replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        cure = "Nothing was kept. Try another --precision or --format"
+        raise type(error)(what, where=path, cure=cure) from error
 
 
 def _parity(
@@ -187,6 +226,7 @@ def _parity(
     accuracy_tolerance: float | None,
     min_agreement: float | None,
     score: Callable[[torch.Tensor], Scores] | None,
+    data: dict[str, str] | None,
 ) -> ParityRecord:
     """Compare and refuse; the artifact is opened as a user would open it."""
     from kdedge import quantize
@@ -214,6 +254,8 @@ def _parity(
             min_agreement=parity.MIN_AGREEMENT if min_agreement is None else min_agreement,
             score=score,
             float_student=float_student,
+            difference_bound=parity.DIFFERENCE_BOUNDS.get(precision),
+            data=data,
         )
         for runtime in names or [None]  # which then says what to install
     ]

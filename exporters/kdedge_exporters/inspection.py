@@ -31,7 +31,8 @@ class OpKind:
         op: Type, e.g. ``Conv`` or ``CONV_2D``.
         dtype: Of the numbers that it computes with, e.g. ``int8``; ``uint8×int8`` where weights have another.
         count: How many.
-        macs: Multiply-accumulates of one inference (batch 1); 0 for ops that have none, None where a shape is open.
+        macs: Multiply-accumulates of one inference of the file's batch; 0 for ops that have none, None where a shape is
+            open or the op is not known.
     """
 
     op: str
@@ -87,11 +88,13 @@ class Contents:
         parameters: Numbers in constant tensors that ops compute with.
         parameter_bytes: What these take in the file.
         peak_activation_bytes: Most bytes of intermediate results alive at once when ops run in the file's order, each
-            in memory of its own (batch 1); None where a shape is open.
+            in memory of its own, for the file's batch; None where a shape is open.
         inputs: In order.
         outputs: In order.
         metadata: By key; JSON is read.
         unmeasured: Why a figure is None, by its name.
+        batch: Samples of one inference, for which figures hold: what the file fixes, 1 where it leaves that open.
+        domains: Of ONNX ops, where they come from another place than the format's own op set.
     """
 
     producer: str
@@ -104,6 +107,8 @@ class Contents:
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, Any]
     unmeasured: dict[str, str]
+    batch: int = 1
+    domains: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int | None:
@@ -116,12 +121,22 @@ class Contents:
         """Share of them that is computed on integers alone; None where there are none, or not all are known."""
         if not self.macs:
             return None
-        return sum(kind.macs or 0 for kind in self.ops if is_integer(kind.dtype)) / self.macs
+        return sum(kind.macs or 0 for kind in self.ops if is_integer(kind.dtype) or _quantises(kind)) / self.macs
 
 
 def is_integer(dtype: str) -> bool:
     """Whether no part of ``dtype``, such as ``float32×int8``, is a float."""
     return not any(part.startswith(_FLOATS) for part in dtype.split("×"))
+
+
+# Ops whose kernels quantise a float input as they run where their weights are integers.
+_QUANTISING = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL", "DynamicQuantizeMatMul")
+
+
+def _quantises(kind: OpKind) -> bool:
+    """Whether the op multiplies integers though its data are float ("dynamic" or "hybrid" kernels)."""
+    data, _, weights = kind.dtype.partition("×")
+    return kind.op in _QUANTISING and data == "float32" and bool(weights) and is_integer(weights)
 
 
 @dataclass(frozen=True)
@@ -276,8 +291,12 @@ def peak_bytes(steps: Sequence[Step], sizes: dict[object, int | None], kept: Ite
 
 
 def decoded(text: str) -> Any:
-    """Metadata as JSON where it is JSON."""
+    """Metadata as JSON where it is JSON, which has no word for NaN and infinities."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_json)
     except ValueError:
         return text
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(word)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMATS = {"onnxruntime": "onnx", "tflite-runtime": "tflite", "ai-edge-litert": "tflite"}
 """Runtime -> the format that it opens."""
 _OPSET, _IR = "ai.onnx", "ir"
+# What ONNX Runtime brings kernels for; those of any other domain are registered by whoever made the file.
+_DOMAINS = ("ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,9 @@ def _lacks(contents: Contents, runtime: str, version: tuple[int, int]) -> Iterat
         for key, word in ((_OPSET, "operator set"), (_IR, "IR version")):
             if asked.get(key, 0) > known[key]:
                 yield f"{word} {asked[key]}, it knows up to {known[key]}"
+        yield from (f"it has no ops of {domain}" for domain in contents.domains if domain not in _DOMAINS)
         return
-    for op in sorted({kind.op for kind in contents.ops}):
+    for op in sorted(asked.keys() - {"schema"}):
         newest = known.get(op, 0)
         if not newest:
             yield f"it has no {op}"

@@ -32,16 +32,17 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
     Returns:
         Name, op and reason of the ops that are computed in float (int8), or whose weights are float32 (float16).
     """
-    from kdedge_exporters import tflite_file, tflite_lookups
+    from kdedge_exporters import tflite_file, tflite_lookups, tflite_scales
 
     names = [spec.name for spec in bundle.inputs]
     float_ops: list[dict[str, str]]
     if options.precision == "int8":
         program = _program(bundle, options)
+        reason = _reason(program)  # in the student's words, which translating changes
         model = tflite_file.read(_translate(program, bundle.inputs, "int8"))
         tflite_file.name_io(model, names)
         tflite_lookups.gather_integers(model)
-        reason = _reason(program)
+        tflite_scales.unite_scales(model)
         float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
     else:
         content = _translate(bundle.float_student(), bundle.inputs, options.precision)
@@ -107,6 +108,7 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
         ModelError: it cannot translate an op.
     """
     from kdedge.inputs import examples
+    from kdedge.quantize.masks import fill_by_arithmetic
 
     with quiet():
         with no_native_stderr():
@@ -116,9 +118,13 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
         config.show_progress = False
         options: dict[str, Any] = {}
         if precision == "int8":
+            fill_by_arithmetic(module)  # type: ignore[arg-type]
             unfold_weights(module)  # type: ignore[arg-type]
             options["quant_config"] = _static_config()
         batch = plain = examples(inputs, 1)
+        if precision != "int8":
+            with translating(LITERT_TORCH, module, plain):
+                module = _written_out(module.eval(), plain)
         channels_last = module.eval()
         images = [position for position, example in enumerate(batch) if example.ndim == 4]
         if images:
@@ -128,6 +134,16 @@ def _translate(module: torch.nn.Module, inputs: tuple[InputSpec, ...], precision
             converted = litert_torch.convert(channels_last.eval(), batch, **options)
         with no_native_stderr():
             return bytes(converted.model_content())
+
+
+def _written_out(student: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.nn.Module:
+    """The float student without the ops of which litert-torch makes other ones (``kdedge/quantize/copies.py``)."""
+    import torch
+    from kdedge.quantize.capture import unlock
+    from kdedge.quantize.copies import write_out_copies
+
+    program = unlock(torch.export.export(student, inputs, strict=False).module(check_guards=False))
+    return program if write_out_copies(program) else student
 
 
 def _static_config() -> Any:

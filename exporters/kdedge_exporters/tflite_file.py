@@ -154,24 +154,40 @@ def set_metadata(model: Any, key: str, text: str) -> None:
 
 def type_name(tensor: Any) -> str:
     """Dtype of a tensor in the schema's word, e.g. ``INT8``."""
-    return str(_TYPE_NAMES[tensor.type])
+    return _type_word(tensor.type)
 
 
-def operations(model: Any) -> list[OpInfo]:
-    """Every op of the main graph, in order."""
-    graph = model.subgraphs[0]
+def _type_word(number: int) -> str:
+    return str(_TYPE_NAMES.get(number, f"TYPE_{number}"))
+
+
+def indices(vector: Any) -> list[int]:
+    """The tensors that a list of inputs or outputs names; what an op leaves out stands as -1, and is no tensor."""
+    return [int(index) for index in (vector if vector is not None else ()) if index >= 0]
+
+
+def operations(model: Any, subgraph: int = 0) -> list[OpInfo]:
+    """Every op of a graph, the main one by default, in order; an op that this schema has no name for as its number."""
+    graph = model.subgraphs[subgraph]
     found = []
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
         dtypes = [
-            tuple(_TYPE_NAMES[graph.tensors[index].type] for index in indices if index >= 0)
-            for indices in (operator.inputs, operator.outputs)
+            tuple(_type_word(graph.tensors[index].type) for index in indices(vector))
+            for vector in (operator.inputs, operator.outputs)
         ]
-        name = graph.tensors[operator.outputs[0]].name
-        text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-        found.append(OpInfo(text, _OPERATOR_NAMES[builtin], code.version, dtypes[0], dtypes[1]))
+        written = indices(operator.outputs)
+        name = tensor_name(graph.tensors[written[0]]) if written else ""
+        op = _OPERATOR_NAMES.get(builtin, f"BUILTIN_{builtin}")
+        found.append(OpInfo(name, op, code.version, dtypes[0], dtypes[1]))
     return found
+
+
+def tensor_name(tensor: Any) -> str:
+    """Name of a tensor; files need give none."""
+    name = tensor.name or b""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def float_ops(model: Any) -> list[OpInfo]:
@@ -214,6 +230,11 @@ def operator_code(model: Any, builtin: int, version: int) -> int:
     code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def requantise(model: Any, source: int, result: int) -> Any:
+    """A QUANTIZE between two int8 tensors, not yet among the graph's ops."""
+    return _operator(operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION), source, result)
 
 
 def _operator(code: int, source: int, result: int) -> Any:

@@ -204,6 +204,7 @@ def export_with_parity(
             target_runtime=target_runtime,
             score=found.data.score,
             examine=None if layers is None else examine,
+            data={"source": found.source, "split": found.split},
         )
     except ParityError as error:
         if precision != "int8":
@@ -240,6 +241,8 @@ def show(result: ExportResult) -> None:
     if result.parity is not None:
         for record in (result.parity, *result.parity.others):
             output.result(f"parity: {_in_words(record)}")
+            for note in record.notes:
+                output.result(f"note: {record.runtime['name']}: {note}")
     if result.integer_macs_share is not None and result.precision == "int8":
         output.result(f"integer: {100 * result.integer_macs_share:.2f}% of the multiply-accumulates")
     oldest = [f"{name} {version}" for name, version in result.opened_by.items() if version is not None]

@@ -48,7 +48,8 @@ def _show(found: Inspection) -> None:
         share = f"not known: {inside.unmeasured.get('macs', 'the file holds no multiply-accumulates')}"
     else:
         share = (
-            f"{100 * inside.integer_macs_share:.2f}% of {(inside.macs or 0) / 1e6:.3f} M multiply-accumulates (batch 1)"
+            f"{100 * inside.integer_macs_share:.2f}% of {(inside.macs or 0) / 1e6:.3f} M multiply-accumulates "
+            f"(batch {inside.batch})"
         )
     peak = inside.peak_activation_bytes
     held = f"{peak / 1e6:.3f} MB" if peak is not None else f"not known: {inside.unmeasured['peak_activation_bytes']}"

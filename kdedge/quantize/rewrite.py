@@ -10,8 +10,11 @@
   two, and then finds the scale of the result before the reshape and another behind it;
 - a plain number in an add or a multiplication becomes a stored tensor, which can be quantised, unless a layer's weight
   takes it in (``stored.py``); subtracting one is adding its negative;
-- a clamp between two numbers is a hard tanh, padding by a constant has one form of two, parts of a split are slices;
-- pools are written in the forms that the runtimes share (``pools.py``);
+- a clamp between two numbers is a hard tanh, padding by a constant and the larger of two tensors have one form of two,
+  parts of a split are slices;
+- pools are written in the forms that the runtimes share (``pools.py``), copies of parts of an image without the ops
+  that litert-torch turns wrongly (``copies.py``);
+- a number that a mask puts in is stored where integers can say it (``masks.py``);
 - axes are squeezed one by one, as torch.onnx writes it: between two of its Squeeze there would be no scale;
 - what has a prescribed scale (softmax, sigmoid, tanh) is not clipped where it lies between the bounds anyway, and is
   multiplied by 1, which may change the scale, where the next op wants one scale for all that it reads and makes.
@@ -26,7 +29,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from kdedge.quantize.copies import write_out_copies
 from kdedge.quantize.in_place import make_functional
+from kdedge.quantize.masks import normalise_fills
 from kdedge.quantize.pools import normalise_pools
 from kdedge.quantize.rules import CLIPS, RULES, is_dropout, rule_of
 from kdedge.quantize.sharing import rename_clashes, separate_weights
@@ -58,6 +63,8 @@ def make_quantisable(graph_module: GraphModule) -> None:
         if node.target is aten.view.default:
             node.target = aten.reshape.default
     _drop_aliases(graph_module)
+    write_out_copies(graph_module)
+    normalise_fills(graph_module)
     store_views(graph_module)
     move_factors_to_weights(graph_module)
     normalise_pools(graph_module)
@@ -122,6 +129,10 @@ def _pad_by_constant(_: GraphModule, node: Node) -> None:
     if len(given) < 3 or given[2] == "constant":
         value = given[3] if len(given) > 3 and given[3] is not None else 0.0
         node.target, node.args = aten.constant_pad_nd.default, (*given[:2], value)
+
+
+def _larger_or_smaller(_: GraphModule, node: Node) -> None:
+    node.target = aten.maximum.default if node.target is aten.max.other else aten.minimum.default
 
 
 def _parts_as_slices(graph_module: GraphModule, node: Node) -> None:
@@ -258,6 +269,8 @@ _REWRITES: dict[object, Callable[[GraphModule, Node], None]] = {
     aten.silu.default: _split_silu,
     aten.clamp.default: _clamp_as_hard_tanh,
     aten.pad.default: _pad_by_constant,
+    aten.max.other: _larger_or_smaller,
+    aten.min.other: _larger_or_smaller,
     aten.squeeze.dims: _squeeze_one_by_one,
     aten.squeeze.default: _squeeze_all,
     aten.rsub.Scalar: _subtract_from_number,

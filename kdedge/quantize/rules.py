@@ -53,6 +53,8 @@ _MOVE = Rule(kind="move")
 # own would round a second time, which ONNX Runtime leaves out (it joins two QuantizeLinear in a row) and litert-torch
 # too, so that their values would be others than torch's.
 _CLIP = Rule(kind="same")
+# Kernels compare integers as they are, whatever their scales say.
+_LARGER = Rule(inputs=(0, 1), kind="same")
 RULES: dict[object, Rule] = {
     aten.conv1d.default: _LAYER,
     aten.conv2d.default: _LAYER,
@@ -62,6 +64,9 @@ RULES: dict[object, Rule] = {
     aten.add.Tensor: _BINARY,
     aten.sub.Tensor: _BINARY,
     aten.mul.Tensor: _BINARY,
+    aten.maximum.default: _LARGER,
+    aten.minimum.default: _LARGER,
+    aten.where.self: Rule(inputs=(1, 2), kind="same"),
     aten.matmul.default: _PRODUCT,
     aten.bmm.default: _PRODUCT,
     aten.embedding.default: Rule(inputs=(), weight=0, kind="lookup"),
@@ -92,6 +97,7 @@ RULES: dict[object, Rule] = {
     aten.squeeze.default: _MOVE,
     aten.unsqueeze.default: _MOVE,
     aten.expand.default: _MOVE,
+    aten.flip.default: _MOVE,  # as is the kernel's: integers change places, whatever their scales say
     aten.slice.Tensor: _MOVE,
     aten.select.int: _MOVE,
     aten.contiguous.default: _MOVE,
@@ -223,9 +229,18 @@ def why_float(node: Node) -> str | None:
 def _why_pair_float(node: Node, rule: Rule) -> str | None:
     if node.target in _SUMS and only_layer_norms_read(node) and not _adds_table(node):
         return "only layer norms read it, which are float"
+    if node.target is aten.where.self and any(_is_unbounded(item) for item in node.args[1:3]):
+        return "it chooses among what an op without integer form makes, infinity perhaps"
     if any(not isinstance(node.args[position], Node) for position in rule.inputs):
         return "one operand is a plain number"
     return None
+
+
+def _is_unbounded(value: object) -> bool:
+    """Whether an op that no range is known of makes it: a quotient is often chosen where the divisor is not zero."""
+    while isinstance(value, Node) and (value.op == "call_module" or value.target in _QDQ):
+        value = value.args[0]
+    return isinstance(value, Node) and value.op == "call_function" and value.target not in RULES
 
 
 def _adds_table(node: Node) -> bool:

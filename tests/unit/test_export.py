@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from kdedge.bundle import Bundle
@@ -17,7 +20,7 @@ from kdedge.files import sha256_file
 from tests import bundles
 
 import kdedge_exporters
-from kdedge_exporters import ExportOptions, ExportResult, export, load_artifact, tflite_file
+from kdedge_exporters import ExportOptions, ExportResult, export, load_artifact, parity, tflite_file
 from kdedge_exporters.metadata import METADATA_KEY
 from kdedge_exporters.parity import ParityRecord
 
@@ -125,14 +128,25 @@ def test_a_description_that_is_newer_or_was_changed_is_refused(
         load_artifact(made.artifact)
 
 
-def test_failed_parity_leaves_nothing_and_keeps_the_older_artifact(bundle: Bundle, tmp_path: Path) -> None:
+def departing(monkeypatch: pytest.MonkeyPatch, **figures: Any) -> None:
+    """Have comparisons find these figures in place of their own."""
+    found = parity.compare
+    monkeypatch.setattr(parity, "compare", lambda *a, **k: dataclasses.replace(found(*a, **k), **figures))
+
+
+def test_failed_parity_leaves_nothing_and_keeps_the_older_artifact(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "student.onnx"
-    with pytest.raises(ParityError, match="departs from the student on 320 samples: accuracy"):
-        export(bundle, "onnx", samples=SAMPLES, out=out, accuracy_tolerance=-1.0)
+    with monkeypatch.context() as patched:
+        departing(patched, accuracy_artifact=0.1)
+        with pytest.raises(ParityError, match="departs from the student on 320 samples: accuracy"):
+            export(bundle, "onnx", samples=SAMPLES, out=out)
     assert list(tmp_path.iterdir()) == []
     out.write_bytes(b"older")
+    departing(monkeypatch, agreement=0.98)
     with pytest.raises(ParityError, match="agreement"):
-        export(bundle, "onnx", samples=SAMPLES, out=out, min_agreement=1.01)
+        export(bundle, "onnx", samples=SAMPLES, out=out)
     assert [path.name for path in tmp_path.iterdir()] == ["student.onnx"] and out.read_bytes() == b"older"
 
 
@@ -149,8 +163,6 @@ def test_interrupted_export_leaves_nothing(bundle: Bundle, tmp_path: Path, monke
 
 def test_parity_sees_a_swapped_student(bundle: Bundle, tmp_path: Path) -> None:
     """The gate compares with this bundle's student, not with whatever the file computes."""
-    from kdedge_exporters import parity
-
     artifact = load_artifact(export(bundle, "onnx", samples=SAMPLES, out=tmp_path / "a.onnx").artifact)
     student = bundle.float_student()
     record = parity.compare(artifact, lambda x: student(x).roll(1, dims=1), *SAMPLES)
@@ -194,13 +206,16 @@ def test_int8_borders_on_request(bundle: Bundle, tmp_path: Path) -> None:
         ({"format": "onnx", "precision": "int4"}, "unknown precision 'int4'"),
         ({"format": "onnx", "io": "int8"}, "ONNX artifact takes float32"),
         ({"format": "tflite", "precision": "float32", "io": "int8"}, "no int8 input"),
+        ({"format": "onnx", "accuracy_tolerance": math.nan}, "nan is no share (--tolerance)"),
+        ({"format": "onnx", "accuracy_tolerance": -0.1}, "-0.1 is no share (--tolerance)"),
+        ({"format": "onnx", "min_agreement": 99}, "99 is no share (--agreement)"),
     ],
 )
 def test_wrong_choices_are_the_users_mistake(
-    arguments: dict[str, str], says: str, bundle: Bundle, tmp_path: Path
+    arguments: dict[str, Any], says: str, bundle: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=says):
-        export(bundle, samples=SAMPLES, out=tmp_path / "x", **arguments)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=re.escape(says)):
+        export(bundle, samples=SAMPLES, out=tmp_path / "x", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,3 +240,64 @@ def test_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path) 
     shutil.copy(bundle.path / "manifest.json", blocker)
     with pytest.raises(UserError, match="cannot write"):
         export(bundle, "onnx", samples=None, out=blocker / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("made", "is a folder"), ("student.onnx", "ends in .onnx is taken for onnx")]
+)
+def test_a_place_where_no_artifact_of_the_format_can_stand_is_refused_before_any_work(
+    name: str, says: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worked(*_: object) -> list[dict[str, str]]:
+        raise AssertionError
+
+    (tmp_path / "made").mkdir()
+    monkeypatch.setitem(kdedge_exporters.EXPORTERS, "tflite", worked)
+    with pytest.raises(UserError, match=says) as caught:
+        export(bundle, "tflite", samples=SAMPLES, out=tmp_path / name)
+    assert name in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_an_interruption_leaves_no_record_of_another_file(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.onnx"
+    record = tmp_path / "a.onnx.parity.json"
+    older = export(bundle, "onnx", samples=SAMPLES, out=out)
+    rename = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == out:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export(bundle, "onnx", precision="float32", samples=SAMPLES, out=out)
+    assert sha256_file(out) == older.sha256
+    assert not record.exists()
+    newer = export(bundle, "onnx", precision="float32", samples=SAMPLES, out=out)
+    assert json.loads(record.read_text())["sha256"] == newer.sha256 == sha256_file(out)
+
+
+def test_a_file_that_a_runtime_refuses_is_named_as_it_was_asked_for(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = kdedge_exporters.EXPORTERS["onnx"]
+
+    def of_another_domain(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, str]]:
+        float_ops = whole(bundle, options, path)
+        model = onnx.load(str(path))
+        model.graph.node[0].domain = "nowhere"
+        model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+        onnx.save(model, str(path))
+        return float_ops
+
+    monkeypatch.setitem(kdedge_exporters.EXPORTERS, "onnx", of_another_domain)
+    with pytest.raises(ArtifactError) as caught:
+        export(bundle, "onnx", samples=SAMPLES, out=tmp_path / "a.onnx")
+    assert caught.value.where == str(tmp_path / "a.onnx")
+    assert ".part" not in str(caught.value) and "Export it again" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
