@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from kdedge.errors import DeviceError, UnreachableError
+from tests.agent_tools import wait_until_gone
 from tests.device.conftest import StartSshd
 from tests.device.sshd import Sshd, children, command_line, free_port, make_key
 
@@ -139,7 +140,7 @@ def test_settings_that_would_leave_or_lack_a_session(start: StartSshd, settings:
         transport.put(b"x", ground.path("kept"), hashlib.sha256(b"x").hexdigest(), ground=ground)
     assert (device.cache / "kept").read_bytes() == b"x"
     assert device.left_over() == {}
-    assert [pid for pid in children(device.listener) if command_line(pid)] == []
+    assert wait_until_gone([pid for pid in children(device.listener) if command_line(pid)])
 
 
 @dataclass
