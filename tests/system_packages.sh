@@ -6,6 +6,8 @@ missing=""
 [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
 command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
 command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
+# Login shells of devices.
+for shell in tcsh zsh fish; do command -v $shell >/dev/null 2>&1 || missing="$missing $shell"; done
 # Devices in namespaces, and an arm64 userland for them.
 [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
 command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap"
