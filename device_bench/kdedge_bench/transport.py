@@ -204,22 +204,27 @@ class SshTransport(Transport):
 
         IgnoreUnknown would do without asking for the version, but take the place of the user's own.
         """
+        done = self._asked(["ssh", "-V"])
+        version = re.match(r"OpenSSH_(\d+)\.(\d+)", "" if done is None else done.stderr)
+        if version is None or (int(version[1]), int(version[2])) < (8, 7):
+            return {}
+        return {"StdinNull": "no", "SessionType": "default", "ForkAfterAuthentication": "no"}
+
+    def _asked(self, argv: list[str]) -> subprocess.CompletedProcess[str] | None:
+        """What the client says of itself; None where it does not in time, as where the user's Match exec is slow."""
         try:
-            done = subprocess.run(
-                ["ssh", "-V"],
+            return subprocess.run(
+                argv,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="replace",
                 check=False,
                 timeout=_CONNECT_S,
+                env=self._environment(),
             )
         except (OSError, subprocess.TimeoutExpired):
-            return {}
-        version = re.match(r"OpenSSH_(\d+)\.(\d+)", done.stderr)
-        if version is None or (int(version[1]), int(version[2])) < (8, 7):
-            return {}
-        return {"StdinNull": "no", "SessionType": "default", "ForkAfterAuthentication": "no"}
+            return None
 
     def _environment(self) -> dict[str, str]:
         """Without dialogs: BatchMode does not reach the client that logs in to a jump host.
@@ -267,21 +272,9 @@ class SshTransport(Transport):
 
     def _way(self) -> str | None:
         """The jump host or proxy on the way, by what ``ssh -G`` resolves; None where there is none, or no telling."""
-        try:
-            done = subprocess.run(
-                [*self._client(), "-G", *self._target()],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=_CONNECT_S,
-                env=self._environment(),
-            )
-        except subprocess.TimeoutExpired:  # the user's Match exec is slow
-            return None
+        done = self._asked([*self._client(), "-G", *self._target()])
         names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
-        for line in done.stdout.splitlines():
+        for line in ("" if done is None else done.stdout).splitlines():
             key, _, value = line.partition(" ")
             if key in names and value != "none":
                 return one_line(f"{names[key]} {value}", 100)
