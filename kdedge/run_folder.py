@@ -28,7 +28,8 @@ STAGE_FILES = {
 """Stage -> the folder or file of a run that holds what it trained."""
 
 
-_PARTS = ("checkpoints", "teacher", "bundle", STATE, "log.jsonl")
+_PARTS = (STATE, "checkpoints", "teacher", "bundle", "log.jsonl")
+"""Of a run, the state first: without it what else is there belongs to a run that was being put aside."""
 
 
 def _check_file(path: Path, figures: Mapping[str, Any]) -> None:
@@ -40,6 +41,14 @@ def _check_file(path: Path, figures: Mapping[str, Any]) -> None:
             where=path,
             cure="Remove it, and its stage is trained again",
         )
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def stage_file(stage: str) -> str:
@@ -142,16 +151,14 @@ class RunFolder:
         """Remove what killed processes left half-written."""
         for folder in (self.folder, self.checkpoints):
             for part in folder.glob(".*.part"):
-                if part.is_dir():
-                    shutil.rmtree(part, ignore_errors=True)
-                else:
-                    part.unlink(missing_ok=True)
+                _remove(part)
 
     def _put_aside(self) -> None:
         before = self.folder / _BEFORE
-        if not (self.folder / STATE).exists() and before.exists():
-            return  # what was put aside once stays until something takes its place
-        shutil.rmtree(before, ignore_errors=True)
+        if before.exists() and (self.folder / STATE).exists():
+            # What lies aside has finished more than the run that was to take its place and was stopped.
+            for name in _PARTS:
+                _remove(self.folder / name)
         for name in _PARTS:
             if (self.folder / name).exists():
                 before.mkdir(exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,22 @@ def test_what_is_overwritten_goes_with_the_first_stage_that_takes_its_place(ther
     assert set(after) == set(before)
     assert after["bundle/student.safetensors"] != before["bundle/student.safetensors"]
     assert result.bundle.recipe.seed == 1
+
+
+def test_overwritten_twice_it_still_lies_aside_until_a_stage_is_finished(there: Path) -> None:
+    """Stopped in the first stage with a checkpoint, and begun anew with a mistake in the command."""
+    before = contents(there)
+
+    class Stops(Silent):
+        def step(self, done_steps: int, **figures: float) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(there, "seed=1", overwrite=True, progress=Stops())
+    assert (there / "checkpoints/teacher.pt").exists()
+    with pytest.raises(KdedgeError, match="no-such-teacher"):
+        run(there, overwrite=True, teacher="no-such-teacher")
+    assert contents(there) == before
 
 
 def test_a_mistake_leaves_no_run_behind(tmp_path: Path) -> None:
