@@ -72,6 +72,11 @@ class DataSplits(Generic[P]):
     test: P
     fingerprint: str
 
+    def describe(self) -> dict[str, Any]:
+        """Source, fingerprint and counts, as the manifest keeps them."""
+        counts = {name: len(self.split(name)) for name in SPLITS}
+        return {"source": self.source, "fingerprint": self.fingerprint, "counts": counts}
+
     def split(self, name: str) -> P:
         """The split called ``name``.
 
