@@ -3,7 +3,7 @@
 Each rewrite keeps what torch computes; the comments say what a runtime made of the form before:
 
 - an adaptive pool whose windows are all alike is a pool with that window, a pool over the whole map a global one (a
-  mean where channels lie last in memory), and a mean over axes of length 1 no pool at all;
+  mean where channels lie last in memory); averages of single pixels, and means over axes of length 1, are no pool;
 - ``ceil_mode`` that adds no window goes: it keeps litert-torch from the integer kernel, and ONNX's shape inference
   counts a window that starts in the padding, which torch drops;
 - averages over clipped windows (``ceil_mode``, ``count_include_pad=False``) become plain averages of the input padded
@@ -122,6 +122,11 @@ def _avg_pool(graph_module: GraphModule, node: Node) -> None:
     kernel, padding = _pair(kernel), _pair(padding)
     stride = _pair(stride) if stride else kernel
     size, result = _map_size(x), _map_size(node)
+    if kernel == (1, 1) and padding == (0, 0) and result == size and divisor is None:
+        # litert-torch drops it, and then finds the scale before it and another behind it.
+        node.replace_all_uses_with(x)
+        graph_module.graph.erase_node(node)
+        return
     if kernel == size and result == (1, 1) and padding == (0, 0) and divisor is None:
         node.target, node.args = aten.adaptive_avg_pool2d.default, (x, [1, 1])
         return

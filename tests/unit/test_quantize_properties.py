@@ -88,6 +88,15 @@ def test_the_mean_of_a_pixel_is_integer_to_the_end() -> None:
     check([Net((Node("global_avg"), layer, last), shape=(5, 9, 8))])
 
 
+def test_a_pool_of_single_pixels_is_no_pool() -> None:
+    """A net that was drawn once: litert-torch drops such a pool, and with it one of two scales."""
+    mean = Node("mean", (1,), {"keepdim": True})
+    options = {"kernel_size": 1, "stride": 1, "padding": 0, "ceil_mode": False, "count_include_pad": False}
+    pool, plus = Node("avg_pool", (2,), options), Node("plus", (4,), {"number": 50.0})
+    nodes = (Node("gelu_tanh", (0,)), mean, pool, Node("second_half", (3,)), plus)
+    check([Net(nodes, shape=(4, 8, 9), inputs="uniform", scale=0.0001, offset=-2.0, seed=37)])
+
+
 @EVERY_TIME
 @given(KNOWN)
 def test_a_hundred_random_nets_compute_the_same_everywhere(nets: list[Net]) -> None:
