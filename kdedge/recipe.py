@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,27 @@ CacheKind = Literal["run", "shared"]
 def _check(condition: bool, key: str, says: str) -> None:
     if not condition:
         raise RecipeError(f"recipe key '{key}' {says}")
+
+
+_OF_DKD = ("dkd_alpha", "dkd_beta")
+_OF_IMAGE_FILES = ("image_size", "channels", "on_corrupt", "streamed", "loader_threads")
+_OF_MEMORY = ("crop_padding", "rotation_deg", "cutout")  # augmentations of images in memory
+_OF_CROPS = ("crop_scale",)  # of streamed ones
+_OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length")
+_OF_IMAGES = ("horizontal_flip", "mixup_alpha", "cutmix_alpha", "mix_probability")
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Why a key changes nothing.
+
+    Attributes:
+        why: In words.
+        by: The key that makes it so, if it is another one that a user might change in passing.
+    """
+
+    why: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class DataRecipe:
         _check(self.channels in (1, 3), "data.channels", "must be 1 or 3")
         _check(0 < self.validation_fraction < 0.9, "data.validation_fraction", "must lie between 0 and 0.9")
         _check(0 < self.test_fraction < 0.9, "data.test_fraction", "must lie between 0 and 0.9")
+        _check(0 <= self.split_seed < 2**63, "data.split_seed", "must lie in [0, 2^63)")
         _check(self.train_limit >= 0, "data.train_limit", "must be 0 samples or more")
         _check(self.loader_threads >= 0, "data.loader_threads", "must be 0 threads or more")
 
@@ -447,21 +470,50 @@ class DistillRecipe:
             _check(not on or not given.cached_views, f"distillation.{key}", "must be 0 where cached_views is above 0")
 
     @property
-    def idle_keys(self) -> dict[str, str]:
-        """Keys that are given and change nothing -> why."""
+    def idle_keys(self) -> dict[str, Idle]:
+        """Keys that are given and change nothing."""
         idle = {}
         nets = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student, "qat": self.qat}
         for role, training in ((role, net.training) for role, net in nets.items() if net is not None):
             if training.start_size and self.task != "image-classification":
-                idle[f"{role}.training.start_size"] = "only images grow"
+                idle[f"{role}.training.start_size"] = Idle("only images grow")
             elif training.start_size > self.data.image_size:
-                idle[f"{role}.training.start_size"] = f"data.image_size is {self.data.image_size}"
+                idle[f"{role}.training.start_size"] = Idle(f"data.image_size is {self.data.image_size}")
+            if training.momentum != 0.9 and training.optimizer != "sgd":
+                why = f"the optimizer is '{training.optimizer}'"
+                idle[f"{role}.training.momentum"] = Idle(why, f"{role}.training.optimizer")
         # A text teacher's dropout is set in whatever net it is.
         teacher = None if self.is_text else self.teacher
         for role, net in (("teacher", teacher), ("assistant", self.assistant), ("student", self.student)):
             if net is not None:
                 why = f"the function '{net.model}' gets the classes and the shape alone"
-                idle.update({f"{role}.{key}": why for key in net.idle_keys})
+                idle.update({f"{role}.{key}": Idle(why, f"{role}.model") for key in net.idle_keys})
+        if self.distillation.loss == "kd":
+            idle.update(
+                _given(self.distillation, "distillation", _OF_DKD, Idle("the loss is 'kd'", "distillation.loss"))
+            )
+        return {**idle, **self._idle_of_data()}
+
+    def _idle_of_data(self) -> dict[str, Idle]:
+        """Those of another kind of data."""
+        of_images = self.task == "image-classification"
+        idle = {}
+        if not self.is_text:
+            names = tuple(spec.name for spec in dataclasses.fields(self.text))
+            idle.update(_given(self.text, "text", names, Idle("it is of texts, and the task has none")))
+        elif self.task != "question-answering":
+            idle.update(_given(self.text, "text", _OF_ANSWERS, Idle("it is of questions, and the task has none")))
+        if not of_images:
+            why = Idle("it is of images, and the task has none")
+            idle.update(_given(self.data, "data", _OF_IMAGE_FILES, why))
+            idle.update(_given(self.augment, "augment", (*_OF_IMAGES, *_OF_MEMORY, *_OF_CROPS), why))
+        elif self.data.streamed:
+            why = Idle("it is of images in memory, and data.streamed is on", "data.streamed")
+            idle.update(_given(self.augment, "augment", _OF_MEMORY, why))
+        else:
+            why = Idle("it is of streamed images, and data.streamed is off", "data.streamed")
+            idle.update(_given(self.augment, "augment", _OF_CROPS, why))
+            idle.update(_given(self.data, "data", ("loader_threads",), why))
         return idle
 
     @property
@@ -480,6 +532,11 @@ class DistillRecipe:
         So a key that a later kdedge adds leaves the hash of the recipes that do not use it.
         """
         return hashlib.sha256(json.dumps(told(self), sort_keys=True).encode()).hexdigest()
+
+
+def _given(part: Any, table: str, names: Sequence[str], why: Idle) -> dict[str, Idle]:
+    """Those of a table's keys that are not at their defaults."""
+    return {f"{table}.{name}": why for name in names if name in told(part)}
 
 
 def told(value: Any) -> Any:

@@ -54,12 +54,12 @@ def load_recipe(recipe: str | Path, overrides: typing.Sequence[str] = ()) -> Dis
 def _refuse_idle(recipe: DistillRecipe, overridden: set[str], path: Path) -> None:
     """Refuse keys that change nothing.
 
-    But for those that the file has for a net in whose place an override put another: TOML has no word for "not set".
+    But for those of the file that idle because of an override, such as what it says of a net in whose place another
+    was put: TOML has no word for "not set".
     """
-    for key, why in recipe.idle_keys.items():
-        role, _, last = key.partition(".")
-        if "." in last or key in overridden or f"{role}.model" not in overridden:
-            raise RecipeError(f"recipe key '{key}' has no effect: {why}", where=path, cure=_IDLE)
+    for key, idle in recipe.idle_keys.items():
+        if key in overridden or idle.by not in overridden:
+            raise RecipeError(f"recipe key '{key}' has no effect: {idle.why}", where=path, cure=_IDLE)
 
 
 _IDLE = "Leave it out, or set it to its default (`kdedge recipes show` has them)"

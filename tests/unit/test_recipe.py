@@ -54,7 +54,6 @@ def test_a_value_at_its_default_is_not_part_of_the_hash(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, MINIMAL), ["distillation.temperature=3", "task=image-classification"]) == plain
     assert load_recipe(write(tmp_path, MINIMAL), ["distillation.temperature=3"]).sha256 == plain.sha256
     for override in (
-        "text.max_length=64",
         "student.layers=[0]",
         "augment.mixup_alpha=0.2",
         "student.training.patience=3",
@@ -97,6 +96,8 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("student.training.weight_decay=1" + 400 * "0", "'student.training.weight_decay' is inf"),
         ("augment.mixup_alpha=inf", "It must be a finite number"),
         ("student.dropout=nan", "'student.dropout' is nan"),
+        ("data.split_seed=-1", "'data.split_seed' must lie in [0, 2^63)"),
+        ("data.split_seed=9223372036854775808", "'data.split_seed' must lie in [0, 2^63)"),
         ("student.training.start_size=64", "'student.training.start_size' has no effect: data.image_size is 32"),
     ],
 )
@@ -120,6 +121,33 @@ def test_a_key_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     # What the file has for the net that it names does not stand in the way of another.
     assert load_recipe("digits", ["student.model=my_nets:small"]).student.dropout == 0.0
     assert load_recipe("digits", ["student.training.start_size=32"]).student.training.start_size == 32
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "why"),
+    [
+        ("digits", "text.max_length=64", "it is of texts"),
+        ("digits", "augment.crop_scale=0.5", "it is of streamed images"),
+        ("digits", "data.loader_threads=2", "it is of streamed images"),
+        ("digits", "distillation.dkd_beta=4.0", "the loss is 'kd'"),
+        ("digits", "student.training.momentum=0.8", "the optimizer is 'adamw'"),
+        ("imagenet-resnet50-mobilenetv2", "augment.cutout=8", "it is of images in memory"),
+        ("sst2-minilm-cpu", "text.doc_stride=32", "it is of questions"),
+        ("sst2-minilm-cpu", "data.image_size=64", "it is of images"),
+        ("squad-minilm-cpu", "augment.mixup_alpha=0.2", "it is of images"),
+        ("vectors-mlp", "text.max_length=64", "it is of texts"),
+        ("vectors-mlp", "data.on_corrupt=skip", "it is of images"),
+    ],
+)
+def test_a_key_of_other_data_is_refused(recipe: str, override: str, why: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(RecipeError, match=rf"'{key}' has no effect: {why}"):
+        load_recipe(recipe, [override])
+
+
+def test_what_the_file_says_of_streamed_images_may_idle_when_an_override_turns_them_off() -> None:
+    recipe = load_recipe("imagenet-resnet50-mobilenetv2", ["data.streamed=false"])
+    assert not recipe.data.streamed
 
 
 def test_what_a_bundle_was_made_of_can_be_read_whatever_it_changed() -> None:

@@ -64,7 +64,8 @@ def test_a_view_is_the_same_whatever_the_batches(photos: Path) -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_unmixed_samples_keep_their_own_labels_and_pixels(photos: Path, streamed: bool) -> None:
-    recipe = load_recipe("digits", [*OPTIONS, f"data.streamed={str(streamed).lower()}"])
+    of_streamed = ("data.streamed", "data.loader_threads")
+    recipe = load_recipe("digits", [option for option in OPTIONS if streamed or not option.startswith(of_streamed)])
     splits = load_data(recipe.data, str(photos))
     mixed = make_feed(splits.train, FIT[recipe.task](recipe, splits, None), recipe.augment, seed=0, classes=2)
     index = torch.arange(len(mixed))
