@@ -31,11 +31,16 @@ def _fit_images(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | N
     del teacher
     if not recipe.data.streamed:
         return measure_preprocessing(splits.train.images)
+    import dataclasses
+
     import torch
+
+    from kdedge.data.image_stream import evaluation_short_side
 
     generator = torch.Generator().manual_seed(recipe.data.split_seed)
     some = torch.randperm(len(splits.train), generator=generator)[:MEASURED_IMAGES]
-    return measure_preprocessing(splits.train.training_columns(some)[0])
+    measured = measure_preprocessing(splits.train.training_columns(some)[0])
+    return dataclasses.replace(measured, short_side=evaluation_short_side(recipe.data.image_size))
 
 
 def _fit_text(recipe: DistillRecipe, splits: DataSplits[Any], teacher: str | None) -> Preprocessing:

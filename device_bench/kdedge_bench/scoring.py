@@ -41,17 +41,10 @@ class Scored:
         inputs: Name of each of the model's inputs -> int32 [N, ...], all of one shape; N ≥ 1.
         score: The outputs of all samples, float32 [N, *], in order and each flattened -> ``n`` and the figures of the
             task, each in [0, 1].
-        n: What ``score`` will count, such as questions, each of several samples.
     """
 
     inputs: Mapping[str, Array]
     score: Callable[[Array], dict[str, Any]]
-    n: int
-
-
-def count(data: Pair | Scored) -> int:
-    """What the ``n`` of its scores will be."""
-    return data.n if isinstance(data, Scored) else len(data[1])
 
 
 @dataclass(frozen=True)

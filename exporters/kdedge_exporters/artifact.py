@@ -153,20 +153,34 @@ def load_artifact(path: Path | str, runtime: str | None = None, threads: int = 1
         ArtifactError: missing, of unknown suffix, damaged, foreign, or no runtime for it here.
     """
     path = Path(path)
+    return open_artifact(path, format_of(path), runtime, threads)
+
+
+def format_of(path: Path) -> str:
+    """``onnx`` or ``tflite``, by the file's name.
+
+    Raises:
+        ArtifactError: missing, a folder, or of unknown suffix.
+    """
+    _require_file(path)
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise ArtifactError(
             f"an artifact ends in {' or '.join(SUFFIXES)}, this in {path.suffix or 'nothing'!r}", where=path
         )
-    return open_artifact(path, kind, runtime, threads)
+    return kind
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError("no such file" if not path.exists() else "this is a folder", where=path)
 
 
 def open_artifact(path: Path, kind: str, runtime: str | None = None, threads: int = 1) -> Artifact:
     """``load_artifact`` for a file whose format is known, whatever its name."""
     from kdedge_agent import runtimes
 
-    if not path.is_file():
-        raise ArtifactError("no such file" if not path.exists() else "this is a folder", where=path)
+    _require_file(path)
     try:
         session = runtimes.load(str(path), kind, runtime, threads)
         metadata = session.metadata()

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.errors import ArtifactError
 from kdedge.files import sha256_file
 
-from kdedge_exporters.artifact import SUFFIXES
+from kdedge_exporters.artifact import format_of
 from kdedge_exporters.reach import Reach, oldest_versions
 
 LOAD_TIMEOUT_S = 120
@@ -180,13 +179,7 @@ def inspect_artifact(path: Path | str) -> Inspection:
         ArtifactError: missing, of unknown suffix, or damaged.
     """
     path = Path(path)
-    kind = SUFFIXES.get(path.suffix.lower())
-    if not path.is_file():
-        raise ArtifactError("no such file" if not path.exists() else "this is a folder", where=path)
-    if kind is None:
-        raise ArtifactError(
-            f"an artifact ends in {' or '.join(SUFFIXES)}, this in {path.suffix or 'nothing'!r}", where=path
-        )
+    kind = format_of(path)
     inside = contents(path, kind)
     size, sha256 = path.stat().st_size, sha256_file(path)
     return Inspection(path, kind, size, sha256, inside, openings(path, kind), oldest_versions(inside, kind))

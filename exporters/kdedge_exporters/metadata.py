@@ -11,6 +11,7 @@ from kdedge._version import __version__
 
 if TYPE_CHECKING:
     from kdedge.bundle import Bundle
+    from kdedge.recipe import DataRecipe
 
 METADATA_KEY = "kdedge"
 FORMAT_VERSION = 1
@@ -69,11 +70,7 @@ def describe(
         "preprocessing": bundle.preprocessing.to_dict(),
         **_files(bundle),
         # How the data were split: whoever scores the file later gets the test images that training never saw.
-        "splits": {
-            "validation_fraction": bundle.recipe.data.validation_fraction,
-            "test_fraction": bundle.recipe.data.test_fraction,
-            "split_seed": bundle.recipe.data.split_seed,
-        },
+        "splits": _splits(bundle.recipe.data),
         **({"input": described[0]} if len(described) == 1 else {}),
         "inputs": described,
         "output": {
@@ -86,6 +83,20 @@ def describe(
         "quantisation": bundle.quantisation() if precision == "int8" else None,
         "float_ops": [dict(op) for op in float_ops],
     }
+
+
+def _splits(data: DataRecipe) -> dict[str, Any]:
+    """The recipe's keys that decide which samples are in a split, and their pixels; of some only what is set."""
+    splits: dict[str, Any] = {
+        "validation_fraction": data.validation_fraction,
+        "test_fraction": data.test_fraction,
+        "split_seed": data.split_seed,
+    }
+    if data.on_corrupt != "error":
+        splits["on_corrupt"] = data.on_corrupt
+    if data.streamed:
+        splits["streamed"] = True
+    return splits
 
 
 def _files(bundle: Bundle) -> dict[str, dict[str, str]]:

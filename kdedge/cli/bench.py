@@ -106,7 +106,7 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option("--accuracy-data", metavar="D", help="Score this data set with the device's own kernels."),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Of the accuracy data.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="Of the accuracy data; as of `kdedge eval`.")] = "test",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the records.")] = Path("runs/bench"),
     accept_new_host_key: NewKey = False,
     matrix: Annotated[

@@ -9,7 +9,7 @@ import os
 import sys
 
 from kdedge.cli import commands, output
-from kdedge.errors import KdedgeError
+from kdedge.errors import KdedgeError, UserError
 
 SPIN_COUNT = "100000"
 """Rounds that a waiting OpenMP thread spins before it sleeps, a fraction of a millisecond."""
@@ -28,7 +28,7 @@ def main() -> None:
 
     as_json = "--json" in sys.argv[1:]
     try:
-        commands.app()
+        exit_code = commands.app(standalone_mode=False)
     except KdedgeError as error:
         output.error(error, as_json=as_json)
         sys.exit(error.exit_code)
@@ -37,3 +37,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer keeps the class of what it finds wrong to itself
+            raise
+        error.show()  # type: ignore[attr-defined]
+        if as_json:
+            output.document({"error": output.described(UserError(error.format_message(), where="command line"))})
+        sys.exit(UserError.exit_code)
+    sys.exit(exit_code)

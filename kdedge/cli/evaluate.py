@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A bundle's folder, or an .onnx or .tflite artifact.")],
     data: Data = None,
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="train, validation, test; all for every sample of data without splits.")
+    ] = "test",
     precision: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--precision", help="Of a bundle's student: int8 or float32; int8 where it has one."),
@@ -38,8 +40,12 @@ def evaluate(
     with output.libraries_on_stderr():
         if target.is_dir():
             use_threads(threads)
+            if runtime is not None:
+                _refuse("--runtime", runtime, "a bundle runs in torch", "Give an artifact, or leave it out")
             document = _bundle(target, data, split, precision)
         else:
+            if precision is not None:
+                _refuse("--precision", precision, "an artifact has one of its own", "Give its bundle, or leave it out")
             document = _artifact(target, data, split, runtime, threads or 1)
     if as_json:
         output.document(document)
@@ -52,6 +58,12 @@ def evaluate(
         f"({document['precision']}, {engine['name']} {engine['version']}, "
         f"{document['data']} {split}, n={document['n']})"
     )
+
+
+def _refuse(option: str, value: str, why: str, cure: str) -> None:
+    from kdedge.errors import UserError
+
+    raise UserError(f"{option} {value} has no effect: {why}", where="command line", cure=cure)
 
 
 def _bundle(path: Path, data: str | None, split: str, precision: str | None) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kdedge.bundle import Bundle
+    from kdedge.data.image_stream import LazyImageSet
     from kdedge.examples import Examples, Preprocessing
     from kdedge.questions.examples import QuestionExamples
     from kdedge_bench.scoring import Scored
+
+
+DECODED_BATCH = 128
+"""Streamed images that are sent in one piece: of 224 px 19 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,14 @@ def for_bundle(bundle: Bundle, data: str | None, split: str) -> Samples:
     Raises:
         DataError: not there, or of other classes.
     """
-    from kdedge.data.splits import load_evaluation
+    from kdedge.data.splits import load_evaluation, require_split
     from kdedge.errors import DataError
 
+    require_split(split)
     source = data or str(bundle.manifest["data"]["source"])
     try:
-        chosen = load_evaluation(bundle.recipe.data, source, split, bundle.labels, bundle.recipe.task)
+        recipe = replace(bundle.recipe.data, name=source)
+        chosen = load_evaluation(recipe, data, split, bundle.labels, bundle.recipe.task)
     except DataError as error:
         if data is not None:
             raise
@@ -114,13 +123,36 @@ def about_artifact(
     return {key: known[key] for key in ("model", "precision", "bundle_id") if key in known}, scored, data
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Streamed images with their labels, decoded while they are scored, anew for every device.
+
+    Attributes:
+        images: Any number.
+    """
+
+    images: LazyImageSet
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        start = 0
+        for (pixels,) in self.images.batches(DECODED_BATCH):
+            yield pixels.numpy(), self.images.labels[start : start + len(pixels)].numpy()
+            start += len(pixels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
 def for_device(found: Samples, artifact: Path) -> Any:
     """What is sent to be scored, with its labels: pixels, which the agent normalises, else the net's inputs.
 
     Answers out of texts are put together here, of the outputs that come back.
     """
+    from kdedge.data.image_stream import LazyImageSet
     from kdedge.questions.examples import QuestionExamples
 
+    if isinstance(found.data, LazyImageSet):
+        return Decoded(found.data)
     if found.preprocessing.kind == "image":
         return found.data.columns[0].numpy(), found.data.labels.numpy()
     inputs = found.preprocessing.prepare(found.data.columns)
@@ -147,7 +179,7 @@ def _answers(data: QuestionExamples, inputs: dict[str, Any], artifact: Path) -> 
             raise ArtifactError(f"{said}; start and end of an answer are two a token", where=artifact)
         return data.score(torch.from_numpy(outputs.copy()).reshape(-1, 2, tokens)).to_dict()
 
-    return Scored(inputs, score, n=len(data.questions))
+    return Scored(inputs, score)
 
 
 def _metadata(artifact: Path) -> dict[str, Any] | None:

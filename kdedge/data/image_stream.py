@@ -194,7 +194,7 @@ class LazyImageSet:
             DataError: an image cannot be read; names its file or row.
         """
         channels = self.recipe.channels
-        short_side = round(size * EVALUATION_RATIO)
+        short_side = evaluation_short_side(size)
         found = [self._decode(n, lambda image: centre_crop(image, short_side, size, channels)) for n in index.tolist()]
         kept = torch.tensor([pixels is not None for pixels in found], dtype=torch.bool)
         return _stack([pixels for pixels in found if pixels is not None], size, channels), index[kept]
@@ -217,6 +217,11 @@ class LazyImageSet:
             if crop is not None:
                 return crop
         raise DataError("no image of a class can be read", where=self.encoded.where(int(self.rows[sample])))
+
+
+def evaluation_short_side(size: int) -> int:
+    """What the short side is resized to before the middle of ``size`` pixels is scored, in pixels."""
+    return round(size * EVALUATION_RATIO)
 
 
 def loader_threads(recipe: DataRecipe) -> int:

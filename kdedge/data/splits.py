@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -24,6 +24,7 @@ from kdedge.recipe import DataRecipe, Task
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+ALL = "all"
 EMBEDDED = ("digits", "breast-cancer")
 """Real data that ship with scikit-learn: 1,797 digits as images or vectors, 569 biopsies of 30 features."""
 
@@ -121,16 +122,15 @@ def load_evaluation(
     Args:
         recipe: Sizes and splits as the net was trained with: the same data give the same test split.
         source: As ``load_data``.
-        split: ``train``, ``validation`` or ``test``.
+        split: ``train``, ``validation`` or ``test``; ``all`` takes whole what has no splits of its own.
         labels: The net's classes.
         task: As ``load_data``.
 
     Raises:
         DataError: as ``load_data``, and where the classes are not the net's.
     """
-    if split not in SPLITS:
-        raise DataError(f"no split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
-    name, own, parts = _read(recipe, source, task, split)
+    require_split(split)
+    name, own, parts = _read(recipe, source, task, None if split == ALL else split)
     if len(own) != len(labels):
         raise DataError(
             f"the data has {len(own)} classes, the net has {len(labels)}",
@@ -140,13 +140,38 @@ def load_evaluation(
     if set(own) != set(labels):
         odd = sorted(set(own) ^ set(labels))
         raise DataError(f"the data's classes are not the net's: {', '.join(odd[:6])}", where=name)
-    if split != "train" and set(parts) == {split}:
+    if split == ALL:
+        chosen = _whole(parts, name)
+    elif split != "train" and set(parts) == {split}:
         chosen = parts[split]
     else:
         chosen = _split(name, own, parts, recipe).split(split)
+        if set(parts) == {"train"} and split != "train" and source not in (None, *EMBEDDED):
+            log.warning(
+                "%s has no splits: scored are those %d of its %d samples that training on it keeps for '%s'; "
+                "--split all takes every one",
+                name, len(chosen), len(parts["train"]), split,
+            )  # fmt: skip
     if tuple(own) == tuple(labels):
         return chosen
     return chosen.relabelled(torch.tensor([list(labels).index(label) for label in own]))
+
+
+def require_split(name: str) -> None:
+    """Refuse what is no split to be scored.
+
+    Raises:
+        DataError: it is none.
+    """
+    if name not in (*SPLITS, ALL):
+        raise DataError(f"no split '{name}'", cure=f"Splits are {', '.join(SPLITS)}; all takes what has none")
+
+
+def _whole(parts: Mapping[str, Any], name: str) -> Any:
+    if len(parts) > 1:
+        cure = f"Name one of them with --split: {', '.join(parts)}"
+        raise DataError("the data has splits of its own, which are not scored together", where=name, cure=cure)
+    return next(iter(parts.values()))
 
 
 def _read(

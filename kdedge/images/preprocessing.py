@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """Short side resized to ``image_size``, centre crop, [0, 255] → [0, 1], minus mean, by standard deviation.
+    """Short side resized, centre crop to ``image_size``, [0, 255] → [0, 1], minus mean, by standard deviation.
 
     Attributes:
         image_size: (height, width) in pixels.
@@ -21,6 +21,7 @@ class ImagePreprocessing:
         mean: By channel, of values in [0, 1].
         std: By channel, of values in [0, 1].
         resize: Interpolation.
+        short_side: What the short side is resized to before the crop, in pixels; None for ``image_size``.
     """
 
     image_size: tuple[int, int]
@@ -28,6 +29,7 @@ class ImagePreprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: str = "bilinear"
+    short_side: int | None = None
 
     kind: ClassVar[str] = "image"
 
@@ -62,7 +64,7 @@ class ImagePreprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         data = {"kind": self.kind, **asdict(self)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items() if v is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImagePreprocessing:
@@ -74,6 +76,7 @@ class ImagePreprocessing:
             tuple(map(float, data["mean"])),
             tuple(map(float, data["std"])),
             str(data.get("resize", "bilinear")),
+            None if data.get("short_side") is None else int(data["short_side"]),
         )
 
 

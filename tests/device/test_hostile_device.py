@@ -173,7 +173,7 @@ def test_lies_in_the_outputs(
     board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any], what: str, lie: dict[str, Any]
 ) -> None:
     tokens = {"input_ids": np.ones((2, 4), np.int32)}
-    asked = Scored(tokens, lambda outputs: {"n": len(outputs), "f1": float(outputs.mean())}, n=2)
+    asked = Scored(tokens, lambda outputs: {"n": len(outputs), "f1": float(outputs.mean())})
     device = lying_device(board, tmp_path, {**true_answer, **lie}, scratch_dir=str(tmp_path))
     with pytest.raises(WireError, match="outputs") as caught:
         quick(onnx_file, device, tmp_path / "runs", accuracy_data=asked)
@@ -184,7 +184,7 @@ def test_lies_in_the_outputs(
 
 def test_true_outputs_among_the_lies(board: Sshd, onnx_file: Path, tmp_path: Path, true_answer: dict[str, Any]) -> None:
     """What is refused above is refused for its lie alone."""
-    asked = Scored({"input_ids": np.ones((2, 4), np.int32)}, lambda outputs: {"n": 2, "f1": float(outputs.mean())}, n=2)
+    asked = Scored({"input_ids": np.ones((2, 4), np.int32)}, lambda outputs: {"n": 2, "f1": float(outputs.mean())})
     device = lying_device(board, tmp_path, {**true_answer, "outputs": [HALVES]}, scratch_dir=str(tmp_path))
     record = quick(onnx_file, device, tmp_path / "runs", accuracy_data=asked)
     assert record.accuracy is not None and record.accuracy["f1"] == 0.5

@@ -278,7 +278,9 @@ def test_the_users_mistakes_with_a_recipe_and_data(environment: dict[str, str], 
     )
     assert not (tmp_path / "o").exists()
     assert kdedge(environment, "distill").returncode == 2
-    assert kdedge(environment, "no-such-command").returncode == 2
+    unknown = kdedge(environment, "no-such-command", "--json")
+    assert unknown.returncode == 2 and "No such command 'no-such-command'" in unknown.stderr
+    assert json.loads(unknown.stdout)["error"]["what"] == "No such command 'no-such-command'."
 
 
 def test_a_teacher_of_other_classes(small_bundle: Bundle, environment: dict[str, str], tmp_path: Path) -> None:
@@ -309,6 +311,13 @@ def test_the_users_mistakes_with_bundles_and_artifacts(
         refused(kdedge(environment, "eval", half, "--data", "digits"), f"half.{format_}")
         refused(kdedge(environment, "bench", half, "--out", tmp_path / "r"), f"half.{format_}")
         refused(kdedge(environment, "eval", made["artifact"]), "--data digits")
+        refused(
+            kdedge(environment, "eval", made["artifact"], "--data", "digits", "--precision", "int8"),
+            "--precision int8 has no effect",
+        )
+    refused(kdedge(environment, "eval", small_bundle.path, "--runtime", "onnxruntime"), "has no effect")
+    refused(kdedge(environment, "eval", small_bundle.path, "--split", "dev"), "no split 'dev'", "train, validation")
+    refused(kdedge(environment, "eval", tmp_path / "none"), "no such file")
     refused(kdedge(environment, "bench", tmp_path / "none.onnx"), "none.onnx")
     refused(kdedge(environment, "bench", small_bundle.path, "--precision", "int4"), "no int4 student")
     refused(kdedge(environment, "bench", small_bundle.path, "--device", "pi"), "on this machine only")

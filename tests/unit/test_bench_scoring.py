@@ -62,7 +62,7 @@ def test_answers_out_of_texts_are_put_together_of_the_outputs(tmp_path: Path) ->
     reading = TextPreprocessing(word_piece(["one two"]).to_str(), 8, 0, token_types=True, doc_stride=1)
     examples = reading.encode(QuestionPart(questions))
     sent = for_device(Samples(examples, reading, "-", "test"), tmp_path / "net.onnx")
-    assert isinstance(sent, scoring.Scored) and scoring.count(sent) == 2
+    assert isinstance(sent, scoring.Scored)
     assert all(values.dtype == np.int32 and values.shape == (2, 8) for values in sent.inputs.values())
     starts, ends = examples.labels.T
     logits = np.zeros((2, 2, 8), np.float32)
