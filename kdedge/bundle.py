@@ -39,6 +39,19 @@ MANIFEST = "manifest.json"
 FLOAT_WEIGHTS = "student.safetensors"
 INT8_STATE = "student-int8.safetensors"
 QUANTISATION = "quantisation.json"
+REQUIRED: dict[str, type] = {
+    "task": str,
+    "model": str,
+    "recipe": dict,
+    "recipe_sha256": str,
+    "versions": dict,
+    "data": dict,
+    "labels": list,
+    "preprocessing": dict,
+    "files": dict,
+}
+"""What every manifest has."""
+RENEW = "Copy the bundle anew, or train it again"
 LIBRARIES = ("torch", "torchvision", "torchao", "numpy", "safetensors")
 
 
@@ -172,15 +185,22 @@ class Bundle:
         for name, entry in manifest["files"].items():
             _check_file(path, name, entry)
         try:
+            recipe = recipe_from_dict(manifest["recipe"], where=path / MANIFEST)
+            if manifest["task"] != recipe.task:
+                raise BundleError(
+                    f"damaged manifest: its task is '{manifest['task']}', the recipe's '{recipe.task}'",
+                    where=path / MANIFEST,
+                    cure=RENEW,
+                )
             return cls(
                 path,
                 manifest,
-                recipe_from_dict(manifest["recipe"], where=path / MANIFEST),
+                recipe,
                 tuple(map(str, manifest["labels"])),
                 restore_preprocessing(manifest["preprocessing"], _texts(path, manifest)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"damaged manifest: {error!r}", where=path / MANIFEST) from error
+            raise BundleError(f"damaged manifest: {error!r}", where=path / MANIFEST, cure=RENEW) from error
 
     @property
     def task(self) -> str:
@@ -381,14 +401,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             where=path,
             cure="Install the kdedge that wrote it, or a newer one",
         )
-    if not isinstance(manifest.get("files"), dict) or FLOAT_WEIGHTS not in manifest["files"]:
-        raise BundleError("damaged manifest: it names no weights", where=path / MANIFEST)
+    for key, kind in REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise BundleError(
+                f"damaged manifest: no '{key}' of type {kind.__name__}", where=path / MANIFEST, cure=RENEW
+            )
+    if FLOAT_WEIGHTS not in manifest["files"]:
+        raise BundleError("damaged manifest: it names no weights", where=path / MANIFEST, cure=RENEW)
     return manifest
 
 
 def _check_file(path: Path, name: str, entry: Any) -> None:
     if Path(name).name != name:
         raise BundleError(f"the manifest names a file outside the bundle: {name!r}", where=path / MANIFEST)
+    kinds = {"size_bytes": int, "sha256": str}
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+        raise BundleError(f"damaged manifest: no size and hash of '{name}'", where=path / MANIFEST, cure=RENEW)
     file = path / name
     if not file.is_file():
         raise BundleError("a file of the bundle is missing", where=file)

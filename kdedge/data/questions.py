@@ -65,7 +65,8 @@ def _flat(table: TextTable) -> TextTable:
             place = f"{table.place(article)}, paragraph {number}"
             for entry in _list(_member(paragraph, "qas", place), place):
                 words = {"title": title, "context": _member(paragraph, "context", place)}
-                rows.append({**words, **{name: _member(entry, name, place) for name in ("id", "question", "answers")}})
+                rows.append({**words, **{name: _member(entry, name, place) for name in ("id", "question")}})
+                rows[-1]["answers"] = entry.get("answers")  # a test split comes without
                 rows[-1]["is_impossible"] = entry.get("is_impossible", False)
                 places.append(f"{table.where}, question {entry['id']}")
     if not rows:
@@ -122,6 +123,8 @@ def _is_true(cell: Any, place: str) -> bool:
 
 def _answers(cell: Any, place: str) -> list[tuple[str, int]]:
     """Texts and starts of an ``answers`` cell: a record of two lists (the Hub's), or a list of records (SQuAD's)."""
+    if cell is None:
+        raise DataError("no 'answers'", where=place, cure="Answer it, mark it is_impossible, or remove it")
     if isinstance(cell, list):
         pairs = [(_member(entry, "text", place), _member(entry, "answer_start", place)) for entry in cell]
     else:

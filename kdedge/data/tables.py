@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdedge.data.hub import is_hub_layout, load_hub
+from kdedge.data.hub import class_names, features_of, first_line, is_hub_layout, load_hub
 from kdedge.data.parts import SPLIT_NAMES
 from kdedge.errors import DataError
 
@@ -129,7 +129,7 @@ def _read_file(path: Path) -> TextTable:
     try:
         return reader(path)
     except OSError as error:
-        raise DataError(f"cannot read: {error.strerror or error}", where=path) from error
+        raise DataError(f"cannot read: {error.strerror or first_line(error)}", where=path) from error
 
 
 def _decoded(path: Path) -> str:
@@ -152,8 +152,17 @@ def _tsv(path: Path) -> TextTable:
 
 
 def _separated(path: Path, delimiter: str, quoting: int) -> TextTable:
+    text = _decoded(path)
+    limit = csv.field_size_limit(len(text) + 1)  # Python's own, 131,072 characters, is short for a text
+    try:
+        return _rows_of(path, text, delimiter, quoting)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _rows_of(path: Path, text: str, delimiter: str, quoting: int) -> TextTable:
     reader = csv.reader(
-        io.StringIO(_decoded(path), newline=""), delimiter=delimiter, quoting=quoting, strict=True  # type: ignore[arg-type]
+        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True  # type: ignore[arg-type]
     )  # fmt: skip
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -219,25 +228,30 @@ def _from_records(records: Sequence[Any], path: Path, place: Callable[[int], str
 
 
 def _parquet(path: Path) -> TextTable:
-    import datasets
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, ValueError) as error:
-        raise DataError(f"cannot read: {str(error).strip().splitlines()[0]}", where=path) from error
-    return _from_arrow(table, datasets.Features.from_arrow_schema(table.schema), str(path), _rows(str(path)))
+        raise DataError(f"cannot read: {first_line(error)}", where=path) from error
+    return _from_arrow(table, features_of(table.schema, path), str(path), _rows(str(path)))
 
 
 def _from_arrow(table: Any, features: Any, where: str, place: Callable[[int], str]) -> TextTable:
-    import datasets
+    columns = {name: _cells(table, name, where) for name in table.column_names}
+    return TextTable(columns, where, place, class_names(features))
 
-    names = {c: tuple(f.names) for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
+
+def _cells(table: Any, name: str, where: str) -> list[Any]:
     try:
-        return TextTable(table.to_pydict(), where, place, names)
+        return list(table.column(name).to_pylist())
     except UnicodeDecodeError as error:
-        raise DataError("a cell is not UTF-8", where=where) from error
+        raise DataError(f"a cell of '{name}' is not UTF-8", where=where) from error
+    except Exception as error:  # of many kinds, such as OverflowError for a date beyond the year 9999
+        raise DataError(
+            f"the column '{name}' cannot be read: {first_line(error)}", where=where, cure="Correct it, or leave it out"
+        ) from error
 
 
 def _lines(path: Path, numbers: Sequence[int]) -> Callable[[int], str]:

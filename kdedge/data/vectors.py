@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
         source: ``breast-cancer`` or ``digits``, which ship with scikit-learn; an .npz with ``x`` [N, D] and ``y`` [N],
             or ``x_train``, ``y_train``, ``x_test`` and so on; a table (see ``tables.read_tables``) of a column
             ``label`` and either a column ``features`` of lists or one column a feature. A column that numbers the
-            rows, such as pandas writes, is left out with a warning.
+            rows, such as pandas writes, is left out with a warning; so are others beside ``features``.
         split: Leaves out what this split does not need, as ``parts.parts_for``.
 
     Raises:
@@ -141,6 +142,7 @@ def read_vectors(source: str, split: str | None = None) -> tuple[dict[str, Vecto
         tables = labelled(_without_row_numbers(read_tables(source)), LABEL_COLUMNS)
         labels, names = class_labels(tables)
         order = _feature_names(tables.get("train") or next(iter(tables.values())))
+        _say_what_is_left_out(tables)
         parts = {part: VectorSet(_table_features(table, order), labels[part]) for part, table in tables.items()}
     if len(names) < 2:
         raise DataError(f"found {len(names)} class, at least 2 are needed", where=source)
@@ -164,7 +166,9 @@ def _archive(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Features and labels by split; an array of pickled objects is refused, since reading it would run its code."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {k: loaded[k] for k in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+        arrays = loaded
+        if isinstance(loaded, np.lib.npyio.NpzFile):  # a member that is no array comes as its bytes
+            arrays = {k: array for k in loaded.files if isinstance(array := loaded[k], np.ndarray)}
     except FileNotFoundError:
         raise DataError("--data: no such file", where=path) from None
     except Exception as error:  # numpy and zipfile each have kinds of their own for a file that is cut
@@ -213,10 +217,19 @@ def _names(labels: list[np.ndarray], where: str) -> tuple[str, ...]:
 def _of_arrays(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...], where: str) -> VectorSet:
     if features.ndim != 2 or not features.size or labels.ndim != 1 or len(features) != len(labels):
         raise DataError(
-            f"features {list(features.shape)} and labels {list(labels.shape)} do not go together", where=where
+            f"features {list(features.shape)} and labels {list(labels.shape)} do not go together",
+            where=where,
+            cure="Give x [N, D] and y [N]",
         )
     if features.dtype.kind not in "fiub":
         raise DataError(f"features of dtype {features.dtype} are no real numbers", where=where)
+    blank = next((row for row, value in enumerate(labels.tolist()) if not str(value).strip()), None)
+    if blank is not None:
+        raise DataError(
+            f"label {labels.tolist()[blank]!r} is no class",
+            where=f"{where}, row {blank}",
+            cure="Name a class, or leave the row out",
+        )
     index = {name: number for number, name in enumerate(names)}
     classes = torch.tensor([index[str(value)] for value in labels.tolist()], dtype=torch.int64)
     return VectorSet(_finite(features, lambda row: f"{where}, row {row}"), classes)
@@ -235,12 +248,21 @@ def _without_row_numbers(tables: Mapping[str, TextTable]) -> dict[str, TextTable
 
 
 def _is_numbering(cells: list[Any]) -> bool:
-    """Whether all are whole numbers, also spelled as text, and none stands twice."""
-    return all(re.fullmatch("[0-9]+", str(cell)) for cell in cells) and len(set(map(str, cells))) == len(cells)
+    """Whether all are whole numbers, also as text or with a decimal point, and none stands twice."""
+    found = [re.fullmatch(r"([0-9]+)(\.0*)?", str(cell)) for cell in cells]
+    return all(found) and len({number[1] for number in found if number}) == len(cells)
 
 
 def _feature_names(table: TextTable) -> list[str]:
-    return [name for name in table.columns if name not in LABEL_COLUMNS]
+    names = [name for name in table.columns if name not in LABEL_COLUMNS]
+    return ["features"] if "features" in names else names
+
+
+def _say_what_is_left_out(tables: Mapping[str, TextTable]) -> None:
+    for part, table in tables.items():
+        others = [name for name in table.columns if name not in ("features", *LABEL_COLUMNS)]
+        if "features" in table.columns and others:
+            log.warning("takes the column 'features' alone, not %s (%s, %s)", ", ".join(others[:5]), table.where, part)
 
 
 def _table_features(table: TextTable, order: list[str]) -> Tensor:
@@ -252,18 +274,14 @@ def _table_features(table: TextTable, order: list[str]) -> Tensor:
     rows: list[Any]
     if "features" in columns:
         rows = columns["features"]
-        width = len(rows[0]) if isinstance(rows[0], list) else 0
-        for number, row in enumerate(rows):
-            if not isinstance(row, list) or len(row) != width:
-                found = len(row) if isinstance(row, list) else "no list of"
-                raise DataError(f"{found} features, the first row has {width}", where=table.place(number))
+        _check_lists(rows, table)
     elif columns:
         rows = list(zip(*columns.values(), strict=True))
     else:
         raise DataError("no column of features", where=table.where, cure="Name it features, or give one column each")
     try:
         values = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number beyond 1.8e308
         raise _no_number(table, rows, list(columns) if "features" not in columns else None) from None
     if values.ndim != 2 or not values.shape[1]:
         raise DataError(
@@ -272,20 +290,34 @@ def _table_features(table: TextTable, order: list[str]) -> Tensor:
     return _finite(values, table.place)
 
 
+def _check_lists(rows: list[Any], table: TextTable) -> None:
+    for number, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise DataError(
+                f"'features' is {reprlib.repr(row)}, no list of numbers",
+                where=table.place(number),
+                cure="Give a list a row, or rename the column",
+            )
+        if len(row) != len(rows[0]):
+            raise DataError(f"{len(row)} features, the first row has {len(rows[0])}", where=table.place(number))
+
+
 def _no_number(table: TextTable, rows: list[Any], names: list[str] | None) -> DataError:
     """The error of the first cell that is no number."""
     for number, row in enumerate(rows):
         for place, cell in enumerate(row):
             if not _is_number(cell):
                 what = f"feature {place}" if names is None else f"'{names[place]}'"
-                return DataError(f"{what} is {cell!r}, no number", where=table.place(number))
+                return DataError(
+                    f"{what} is {reprlib.repr(cell)}, no number that a float can hold", where=table.place(number)
+                )
     return DataError("the features are no numbers", where=table.where)
 
 
 def _is_number(cell: object) -> bool:
     try:
         float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

@@ -130,6 +130,38 @@ def test_a_manifest_cannot_reach_outside(copy: Path) -> None:
         Bundle.load(copy)
 
 
+@pytest.mark.parametrize(
+    "key", ["task", "model", "recipe", "recipe_sha256", "versions", "data", "labels", "preprocessing", "files"]
+)
+def test_what_a_manifest_lacks_is_named(copy: Path, key: str) -> None:
+    file = copy / "manifest.json"
+    whole = json.loads(file.read_text())
+    for damaged in ({name: value for name, value in whole.items() if name != key}, {**whole, key: None}):
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(BundleError, match=rf"damaged manifest: no '{key}' .*manifest\.json\)\. ") as caught:
+            Bundle.load(copy)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": {}}, "it names no weights"),
+        ({"files": {"student.safetensors": None}}, r"no size and hash of 'student\.safetensors'"),
+        ({"files": {"student.safetensors": {"size_bytes": "1", "sha256": "0"}}}, r"no size and hash of 'student\.safe"),
+        ({"files": {"student.safetensors": {"size_bytes": 1}}}, r"no size and hash of 'student\.safetensors'"),
+        ({"preprocessing": {}}, "damaged manifest: KeyError"),
+        ({"preprocessing": {"kind": "smells"}}, "damaged manifest: KeyError"),
+        ({"task": "juggling"}, "damaged manifest: its task is 'juggling', the recipe's 'image-classification'"),
+    ],
+)
+def test_a_manifest_of_odd_values(copy: Path, changes: dict[str, object], message: str) -> None:
+    edit(copy, **changes)
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle.load(copy)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_manifest_cut_in_half(copy: Path) -> None:
     file = copy / "manifest.json"
     file.write_text(file.read_text()[:400])

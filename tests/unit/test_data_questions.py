@@ -107,6 +107,28 @@ def test_a_test_split_whose_answers_were_kept_back(tmp_path: Path, caplog: pytes
     assert "left out the test split, which comes without 'answers'" in caplog.text
 
 
+def test_squads_own_files_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As everywhere: a test split without them is left out, a question among answered ones is named."""
+    bare = [{k: v for k, v in entry(id=name).items() if k != "answers"} for name in ("q2", "q3")]
+    write(tmp_path / "train.json", squad_json(entry()))
+    write(tmp_path / "test.json", squad_json(*bare))
+    assert set(read_questions(str(tmp_path))) == {"train"}
+    assert "left out the test split, which comes without 'answers'" in caplog.text
+    with pytest.raises(DataError, match=r"no filled column 'answers' .*test\.json"):
+        read_questions(str(tmp_path / "test.json"))
+    write(tmp_path / "train.json", squad_json(entry(), *bare))
+    with pytest.raises(DataError, match=r"no 'answers' \(.*train\.json, question q2\)\. Answer it"):
+        read_questions(str(tmp_path))
+    marked = [{**question, "is_impossible": True} for question in bare]
+    write(tmp_path / "train.json", squad_json(entry(), *marked))
+    assert [question.answers for question in read_questions(str(tmp_path))["train"]] == [("cat",), (), ()]
+
+
+def test_squads_own_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(squad_json(entry()), encoding="utf-8-sig")
+    assert read_questions(str(tmp_path / "x.json"))["train"][0].answers == ("cat",)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -112,6 +112,85 @@ def test_the_hubs_sign_for_no_label(tmp_path: Path) -> None:
     assert set(read_sentences(str(tmp_path))[0]) == {"train"}
 
 
+def test_splits_that_number_their_classes_unlike_are_matched_by_name(tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-0.parquet", {"sentence": ["a", "b", "c"], "label": [0, 1, 2]}, ["x", "y", "z"])
+    parquet(tmp_path / "data" / "validation-0.parquet", {"sentence": ["d"], "label": [0]}, ["x", "y", "z"])
+    parquet(tmp_path / "data" / "test-0.parquet", {"sentence": ["e", "f"], "label": [0, 1]}, ["z", "x"])
+    parts, names = read_sentences(str(tmp_path))
+    assert names == ("x", "y", "z")
+    assert {split: part.labels.tolist() for split, part in parts.items()} == {
+        "train": [0, 1, 2], "validation": [0], "test": [2, 0]
+    }  # fmt: skip
+    assert read_sentences(str(tmp_path), "test")[0]["test"].labels.tolist() == [2, 0]
+
+
+def test_a_split_whose_classes_the_training_split_lacks(tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-0.parquet", {"sentence": ["a", "b"], "label": [0, 1]}, ["x", "y"])
+    parquet(tmp_path / "data" / "test-0.parquet", {"sentence": ["c", "d"], "label": [0, 1]}, ["x", "odd"])
+    with pytest.raises(
+        DataError, match=r"split 'test' has classes that 'train' lacks: odd \(.*\)\. Give all"
+    ) as caught:
+        read_sentences(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_one_split_that_number_their_classes_unlike(tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-00000-of-00002.parquet", {"sentence": ["a"], "label": [0]}, ["x", "y"])
+    parquet(tmp_path / "data" / "train-00001-of-00002.parquet", {"sentence": ["b"], "label": [0]}, ["y", "x"])
+    with pytest.raises(DataError, match=r"classes of 'label' stand in another order .*train-00001-of-00002\.parquet"):
+        read_sentences(str(tmp_path))
+
+
+def test_a_test_split_whose_labels_are_blank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "train.csv", "text,label\na,good\nb,bad\n")
+    write(tmp_path / "test.csv", "text,label\nc,\nd, \n")
+    parts, names = read_sentences(str(tmp_path))
+    assert (set(parts), names) == ({"train"}, ("bad", "good"))
+    assert "left out the test split, which comes without 'label'" in caplog.text
+
+
+def test_a_cell_longer_than_pythons_limit(tmp_path: Path) -> None:
+    text, limit = "word " * 50_000, csv.field_size_limit()
+    for name, comma in (("x.csv", ","), ("x.tsv", "\t")):
+        source = write(tmp_path / name, f"text{comma}label\n{text}{comma}0\nb{comma}1\n")
+        assert read_sentences(source)[0]["train"].texts == (text, "b")
+    assert csv.field_size_limit() == limit
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    for name, content in (("x.csv", "text,label\na,0\nb,1\n"), ("x.jsonl", JSONL), ("x.json", JSONL)):
+        parts, _ = read_sentences(write(tmp_path / name, b"\xef\xbb\xbf" + content.encode()))
+        assert parts["train"].texts == ("a", "b"), name
+
+
+def write_arrow(path: Path, odd: Any, metadata: dict[str, str] | None = None) -> str:
+    """A .parquet of two sentences and a column ``odd``."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({"text": ["a", "b"], "label": [0, 1], "odd": odd})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+    return str(path)
+
+
+def test_a_parquet_file_of_odd_columns_is_one_clear_line(tmp_path: Path) -> None:
+    import pyarrow
+
+    pairs = pyarrow.array([[("k", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int32()))
+    far = pyarrow.array([2**30, 1], pyarrow.date32())
+    cases = {
+        write_arrow(tmp_path / "map" / "train.parquet", pairs): r"types of the columns .*map<string, int32.*\.parquet",
+        write_arrow(tmp_path / "date" / "train.parquet", far): r"column 'odd' .*days=1073741824",
+        write_arrow(tmp_path / "about" / "train.parquet", far, {"huggingface": "none"}): "types of the columns",
+    }
+    for file, message in cases.items():
+        for source in (file, str(Path(file).parent)):  # also as a folder in Hub layout
+            with pytest.raises(DataError, match=message) as caught:
+                read_sentences(source)
+            assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2")],
@@ -147,7 +226,7 @@ JSONL = '{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n'
         ("x.csv", 'text,label\na,0\n"b,1\n', r"cannot read: unexpected end of data \(.*x\.csv, line 3\)"),
         ("x.csv", "text,label\na,0\nb,good\n", r"labels of mixed types: 'good' here, 0 in .*x\.csv, line 3"),
         ("x.csv", "text,label\na,0\nb,1\nc,-1\n", r"label -1 lies outside the 2 classes \(.*x\.csv, line 4\)"),
-        ("x.csv", "text,label\na,0\nb,\n", r"label '' is neither a whole number nor a name \(.*line 3\)"),
+        ("x.csv", "text,label\na,0\nb,\n", r"label '' is neither a .* name \(.*line 3\)\. .* remove the row"),
         ("x.csv", "text,label\na,0\nb,0\n", r"found 1 class, at least 2"),
         ("x.csv", "text,label\na,-1\nb,-1\n", r"no filled column 'label' among text, label"),
         ("x.csv", "text,label\n", r"has no rows \(.*x\.csv\)"),
@@ -162,6 +241,7 @@ JSONL = '{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n'
         ("x.jsonl", JSONL + '{"text": "c", "label": 1.0}\n', r"label 1\.0 is neither .*line 3"),
         ("x.jsonl", JSONL + '{"text": "c", "label": true}\n', r"label True is neither .*line 3"),
         ("x.jsonl", JSONL + '{"text": "\\ud83d", "label": 1}\n', r"'text' holds half a character \(.*line 3\)"),
+        ("x.jsonl", '{"text": "c", "label": "\\ud83d"}\n', r"'label' holds half a character \(.*line 1\)"),
         ("x.json", '{"a": 1}', r"neither a list of records nor \{'data'"),
         ("x.json", "[" * 100_000, r"not JSON"),
         ("x.parquet", b"PAR1 and no more", r"cannot read: .*x\.parquet"),

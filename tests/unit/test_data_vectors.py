@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_row_numbers_are_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert parts["test"].features.tolist() == [[4], [5]]
 
 
+def test_row_numbers_with_a_decimal_point_are_no_feature_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "t.csv").write_text("index,width,label\n0.0,1.5,a\n1.0,2.5,b\n")
+    (tmp_path / "t.jsonl").write_text('{"id": 7.0, "width": 1.5, "label": 0}\n{"id": 8.0, "width": 2.5, "label": 1}')
+    for name, column in (("t.csv", "index"), ("t.jsonl", "id")):
+        assert read_vectors(str(tmp_path / name))[0]["train"].features.tolist() == [[1.5], [2.5]]
+        assert f"left out the column '{column}', which numbers the rows" in caplog.text
+    (tmp_path / "t.csv").write_text("index,width,label\n0.5,1.5,a\n1.0,2.5,b\n")
+    assert read_vectors(str(tmp_path / "t.csv"))[0]["train"].features.tolist() == [[0.5, 1.5], [1.0, 2.5]]
+
+
+def test_lists_beside_other_columns_are_taken_alone_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"features": [1, 2], "height": 7, "label": 0}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "label": 1}))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"features": [3, 4], "label": 1}))
+    parts, _ = read_vectors(str(tmp_path))
+    assert parts["train"].features.tolist() == [[1, 2], [1, 2]]
+    assert parts["test"].features.tolist() == [[3, 4]]
+    assert "takes the column 'features' alone, not height" in caplog.text
+    assert caplog.text.count("takes the column") == 1
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
@@ -82,6 +108,8 @@ def test_row_numbers_are_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFix
         ({"x": ROWS[:, :0], "y": [0, 1, 0, 1]}, "do not go together"),
         ({"x_train": ROWS, "y_train": [0, 1, 0, 1], "x_test": ROWS}, "not one array of features and one of labels"),
         ({"x": ROWS, "y": [0, 1, 0, 1], "x_train": ROWS, "y_train": [0, 1, 0, 1]}, "not one array"),
+        ({"x": 5.0, "y": 0}, r"features \[\] and labels \[\] do not go together .*\. Give x \[N, D\] and y \[N\]"),
+        ({"x": ROWS, "y": ["a", "", "b", "a"]}, r"label '' is no class .*row 1"),
         ({"x_train": ROWS, "y_train": [0, 1, 0, 1], "x_test": ROWS[:, :1], "y_test": [0, 1, 0, 1]}, "unlike width"),
     ],
 )
@@ -104,6 +132,23 @@ def test_a_bad_table_names_its_row(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"embedding": [1, 2], "label": "x"}\n{"embedding": [1, 3], "label": "y"}')
     with pytest.raises(DataError, match="Name a column of lists 'features'"):
         read_vectors(str(tmp_path / "t.jsonl"))
+    for record in ({"a": 10**400}, {"features": [10**400]}):
+        lines = [{**record, "label": 0}, {**record, "label": 1}]
+        for name, text in (("h.json", json.dumps(lines)), ("h.jsonl", "\n".join(map(json.dumps, lines)))):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(DataError, match=r"is 1000+\.\.\.0+, no number that a float can hold .*(row 0|line 1)"):
+                read_vectors(str(tmp_path / name))
+    (tmp_path / "t.csv").write_text(f"a,label\n{10**400},x\n3,y\n")
+    with pytest.raises(DataError, match=r"feature 0 is inf .*line 2"):
+        read_vectors(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("features,b,label\n1,2,x\n3,4,y\n")
+    with pytest.raises(DataError, match=r"'features' is '1', no list of numbers .*line 2\)\. Give a list a row, or"):
+        read_vectors(str(tmp_path / "t.csv"))
+    with zipfile.ZipFile(tmp_path / "raw.npz", "w") as stream:
+        stream.writestr("x", b"no array")
+        stream.writestr("y", b"no array")
+    with pytest.raises(DataError, match="no features and labels among nothing"):
+        read_vectors(str(tmp_path / "raw.npz"))
     np.save(tmp_path / "one.npy", ROWS)
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(DataError, match="one array, no archive"):
