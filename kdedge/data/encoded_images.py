@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,11 @@ from kdedge.errors import DataError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for files that are cut or changed."""
 
 
 class EncodedImages(Protocol):
@@ -120,7 +127,7 @@ def decode(
     try:
         with Image.open(io.BytesIO(encoded.read(row))) as image:
             return use(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         if on_corrupt == "skip":
             log.warning("left out an image that cannot be read: %s (%s)", encoded.where(row), error)
             return None
@@ -128,5 +135,5 @@ def decode(
         raise DataError(
             f"an image cannot be read{reason}",
             where=encoded.where(row),
-            cure="Remove or replace it, or leave such images out with --set data.on_corrupt=skip",
+            cure="Remove or replace it; in training --set data.on_corrupt=skip leaves such images out",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from kdedge.errors import DataError
 from kdedge.examples import InMemory
 from kdedge.metrics import Metrics, score
 from kdedge.recipe import DataRecipe
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -87,17 +90,14 @@ def list_class_folders(folder: Path, split: str | None = None) -> tuple[dict[str
     """The files and the classes that ``class_folders`` decodes, none of them opened.
 
     Raises:
-        DataError: too few classes, one without images, or splits of unlike classes.
+        DataError: too few classes, one without images, a split twice, or splits of unlike classes.
     """
-    children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    splits = {SPLIT_NAMES[p.name.lower()]: p for p in children if p.name.lower() in SPLIT_NAMES}
-    if not splits or ("train" not in splits and len(splits) < len(children)):
-        splits = {"train": folder}
+    splits = _split_folders(folder) or {"train": folder}
     names: tuple[str, ...] = ()
     parts: dict[str, ImageFiles] = {}
     needed = parts_for(split, splits)
     for part, root in splits.items():
-        classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        classes = _sub_folders(root)
         if len(classes) < 2:
             raise DataError(
                 f"found {len(classes)} class folders, at least 2 are needed",
@@ -114,11 +114,39 @@ def list_class_folders(folder: Path, split: str | None = None) -> tuple[dict[str
     return parts, names
 
 
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folder of each split; none where the sub-folders are classes, of which one may be called like a split."""
+    splits: dict[str, Path] = {}
+    others = []
+    for child in _sub_folders(folder):
+        part = SPLIT_NAMES.get(child.name.lower())
+        if part is None:
+            others.append(child.name)
+        elif splits.setdefault(part, child) != child:
+            both = f"'{splits[part].name}' and '{child.name}'"
+            raise DataError(f"{both} are the same split", where=folder, cure="Keep one of the two")
+    if others and not ("train" in splits and _sub_folders(splits["train"])):
+        return {}
+    if others:
+        log.warning("takes the splits %s alone, not %s (%s)", ", ".join(splits), ", ".join(others[:5]), folder)
+    return splits
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    """Whether it is a file of a known kind; what begins with a dot, or lies in such a folder, is a tool's own."""
+    hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
 def _list_images(root: Path, classes: Sequence[Path]) -> ImageFiles:
     files: list[str] = []
     labels: list[int] = []
     for index, folder in enumerate(classes):
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = sorted(p for p in folder.rglob("*") if _is_image(p, folder))
         if not images:
             raise DataError(
                 f"class '{folder.name}' has no images",

@@ -261,7 +261,7 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
     else:
         train, validation = _carve(train, recipe.validation_fraction, generator, name)
     if 0 < recipe.train_limit < len(train):
-        _, train = _carve(train, recipe.train_limit / len(train), generator, name)
+        train = _limited(train, recipe.train_limit, generator, name)
     _require_learnable(labels, train, (validation, parts["test"]), name)
     _warn_of_copies(train, parts["test"], name)
     digest = hashlib.sha256("\0".join(labels).encode())
@@ -297,26 +297,69 @@ def _carve(data: Any, fraction: float, generator: torch.Generator, name: str) ->
 
     Samples that belong together (questions about one text) stay together: their groups are carved whole.
     """
-    groups = getattr(data, "groups", None)
-    carved = _classes(data.labels, fraction, generator) if groups is None else _groups(groups, fraction, generator)
-    if not carved.any() or carved.all():
-        raise DataError("too few samples to split: every class needs at least 2", where=name)
+    if hasattr(data, "groupings"):
+        carved = _groups(data.groupings, fraction, generator, name)
+    else:
+        sizes = torch.bincount(data.labels).tolist()
+        counts = [max(1, round(fraction * size)) if size > 1 else 0 for size in sizes]
+        carved = _drawn(data.labels, counts, generator)
+        if not carved.any() or carved.all():
+            raise DataError("too few samples to split: every class needs at least 2", where=name)
     return data.take((~carved).nonzero().squeeze(1)), data.take(carved.nonzero().squeeze(1))
 
 
-def _classes(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    carved = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(int(labels.max()) + 1):
+def _drawn(labels: Tensor, counts: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Bool [N]: so many samples of each class, drawn at random."""
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(counts):
         index = (labels == label).nonzero().squeeze(1)
         shuffled = index[torch.randperm(len(index), generator=generator)]
-        count = max(1, round(fraction * len(index))) if len(index) > 1 else 0
-        carved[shuffled[:count]] = True
+        drawn[shuffled[:count]] = True
+    return drawn
+
+
+def _groups(groupings: Sequence[Tensor], fraction: float, generator: torch.Generator, name: str) -> Tensor:
+    """Bool [N]: whole groups in random order until ``fraction`` of the samples is reached, at least one.
+
+    Groups of the first grouping, int64 [N], but where they are so large that twice the share would be taken.
+    """
+    for groups in groupings:
+        sizes = torch.bincount(groups)
+        order = torch.randperm(len(sizes), generator=generator)
+        before = torch.cumsum(sizes[order], 0) - sizes[order]
+        before[-1] = len(groups)  # one group stays, whatever the sizes
+        carved = torch.isin(groups, order[before < fraction * len(groups)])
+        if 0 < carved.sum() <= 2 * fraction * len(groups):
+            return carved
+    if not carved.any():
+        raise DataError(
+            f"too few texts to split: all {len(groups)} questions are on one text",
+            where=name,
+            cure="Give more texts, or a test and a validation split",
+        )
     return carved
 
 
-def _groups(groups: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Whole groups, int64 [N], in random order until ``fraction`` of the samples is reached, at least one."""
-    sizes = torch.bincount(groups)
-    order = torch.randperm(len(sizes), generator=generator)
-    before = torch.cumsum(sizes[order], 0) - sizes[order]
-    return torch.isin(groups, order[before < fraction * len(groups)])
+def _limited(data: Any, count: int, generator: torch.Generator, name: str) -> Any:
+    """``count`` samples, drawn evenly from the classes.
+
+    Raises:
+        DataError: fewer than there are classes.
+    """
+    sizes = torch.bincount(data.labels).tolist()
+    classes = sum(size > 0 for size in sizes)
+    if count < classes:
+        cure = "Ask for a sample of each class at least"
+        raise DataError(f"data.train_limit is {count}, and there are {classes} classes", where=name, cure=cure)
+    return data.take(_drawn(data.labels, _shares(sizes, count), generator).nonzero().squeeze(1))
+
+
+def _shares(sizes: Sequence[int], count: int) -> list[int]:
+    """``count`` in proportion to the sizes of the classes, by largest remainder, at least one of each that has any."""
+    wanted = [size * count / sum(sizes) for size in sizes]
+    shares = [max(int(share), min(size, 1)) for share, size in zip(wanted, sizes, strict=True)]
+    while missing := count - sum(shares):
+        step = 1 if missing > 0 else -1
+        able = [n for n, size in enumerate(sizes) if (shares[n] < size if step > 0 else shares[n] > 1)]
+        shares[max(able, key=lambda n: step * (wanted[n] - shares[n]))] += step
+    return shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +35,13 @@ class QuestionPart:
         return torch.zeros(len(self), dtype=torch.int64)
 
     @property
-    def groups(self) -> Tensor:
-        """int64 [N]: questions on one article, or where none is named on one text, stay on one side of a split."""
-        keys = [question.title or question.context for question in self.questions]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return torch.tensor([numbers[key] for key in keys], dtype=torch.int64)
+    def groupings(self) -> tuple[Tensor, Tensor]:
+        """int64 [N] each: questions on one article, or where none is named on one text; and questions on one text.
+
+        Those of a group stay on one side of a split; the second grouping is for sets of few articles.
+        """
+        of_articles = [question.title or question.context for question in self.questions]
+        return _numbered(of_articles), _numbered([question.context for question in self.questions])
 
     def take(self, index: Tensor) -> QuestionPart:
         """The samples at ``index``, int64 [M]."""
@@ -48,6 +51,11 @@ class QuestionPart:
         """SHA-256 over texts, questions and answers."""
         rows = [(q.context, q.question, q.answers, q.answer_starts) for q in self.questions]
         return hashlib.sha256(json.dumps(rows).encode()).digest()
+
+
+def _numbered(keys: Sequence[str]) -> Tensor:
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys], dtype=torch.int64)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from kdedge.data.questions import read_questions
+from kdedge.data.splits import SPLITS, load_data
 from kdedge.errors import DataError
+from kdedge.recipe import DataRecipe
 from tests.text_data import SQUAD, needs_squad
 
 CONTEXT = "The cat saw the other cat, a grey one, on the wall."
@@ -32,6 +34,49 @@ def entry(**changes: Any) -> dict[str, Any]:
 def write(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def articles(sizes: dict[str, list[int]]) -> str:
+    """SQuAD's JSON of articles: questions on each of their texts."""
+    data = [
+        {
+            "title": title,
+            "paragraphs": [
+                {"context": f"{title} {n}. {CONTEXT}", "qas": [entry_in(title, n, number) for number in range(count)]}
+                for n, count in enumerate(counts)
+            ],
+        }
+        for title, counts in sizes.items()
+    ]
+    return json.dumps({"version": "v2.0", "data": data})
+
+
+def entry_in(title: str, text: int, number: int) -> dict[str, Any]:
+    answer = {"text": title, "answer_start": 0}
+    return entry(id=f"{title} {text} {number}", answers=[answer])
+
+
+def test_articles_stay_whole_where_they_are_many(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.json", articles({f"T{n}": [3, 2] for n in range(40)}))
+    splits = load_data(DataRecipe(name="-"), path, "question-answering")
+    titles = [{q.title for q in splits.split(split).questions} for split in SPLITS]
+    assert sum(map(len, titles)) == 40 and len(splits.test) == 50
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_large_article_is_split_by_its_texts(tmp_path: Path, seed: int) -> None:
+    """A split that has twice its share, or all, is none."""
+    path = write(tmp_path / "q.json", articles({"Large": [4] * 30, "Small": [4] * 3}))
+    splits = load_data(DataRecipe(name="-", split_seed=seed), path, "question-answering")
+    contexts = [{q.context for q in splits.split(split).questions} for split in SPLITS]
+    assert sum(map(len, contexts)) == 33
+    assert len(splits.test) <= 0.5 * 132 and len(splits.train) >= 0.4 * 132
+
+
+def test_one_text_cannot_be_split(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.json", articles({"Cats": [20]}))
+    with pytest.raises(DataError, match=r"all 20 questions are on one text.*Give more texts"):
+        load_data(DataRecipe(name="-"), path, "question-answering")
 
 
 @needs_squad
