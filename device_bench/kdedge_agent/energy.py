@@ -109,7 +109,8 @@ def account(source: PowerSource, samples: Sequence[PowerSample], windows: Window
     Returns:
         source, covers (what the total is of), total_rails, period_s (as declared), sensor_period_s, sensor_hz and
         sensor_rate_from (as found), window_s, window_monotonic_s ([begin, end] of the load window on the monotonic
-        clock that stamped the readings), sensor_periods and readings (in it), inferences, rails_w (mean under
+        clock that stamped the readings), sensor_periods (in it, as long as they were until its end: later readings may
+        come more slowly) and readings (in it), inferences, rails_w (mean under
         load by rail), load_w, idle_before_w, idle_after_w, idle_window_s (both), idle_drift_w, gross_, net_ and
         net_error_j_per_inference (what the drift of the idle power alone makes uncertain), load_w_ci95,
         gross_j_per_inference_ci95, net_j_per_inference_ci95, error_w and net_error_w (95% half-widths in W by
@@ -130,7 +131,7 @@ def account(source: PowerSource, samples: Sequence[PowerSample], windows: Window
         "sensor_rate_from": rate.how,
         "window_s": end - begin,
         "window_monotonic_s": [begin, end],
-        "sensor_periods": (end - begin) / rate.period_s,
+        "sensor_periods": (end - begin) / period_s(source, [sample for sample in samples if sample.at_s <= end]),
         "inferences": windows.inferences,
         "ci95_covers": COVERS_95,
         "rails_w": {rail: readings.mean_w(points, windows.load) for rail, points in readings.rails.items()},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,25 @@ def test_a_damaged_image_is_one_clear_line(tmp_path: Path, suffix: str) -> None:
         bad.write_bytes(content[: rng.integers(1, len(content) + 1)])
         with contextlib.suppress(DataError):
             load_data(RECIPE, str(folder))
+
+
+def test_a_tiff_whose_tag_is_of_another_type_is_named_or_skipped(tmp_path: Path) -> None:
+    """Offsets of strips as a float, over which Pillow raises TypeError."""
+    folder = make_folder(tmp_path / "d", {"a": 5, "b": 5})
+    bad = folder / "b" / "bad.tif"
+    Image.new("RGB", (8, 8)).save(bad)
+    content = bytearray(bad.read_bytes())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, directory)
+    entries = range(directory + 2, directory + 2 + 12 * count, 12)
+    (offsets,) = [entry for entry in entries if struct.unpack_from("<H", content, entry)[0] == 273]
+    struct.pack_into("<HIf", content, offsets + 2, 11, 1, 8.0)
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match=r"an image cannot be read \(.*bad\.tif\)") as caught:
+        load_data(RECIPE, str(folder))
+    assert "\n" not in str(caught.value)
+    splits = load_data(DataRecipe(name="-", image_size=8, on_corrupt="skip"), str(folder))
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 10
 
 
 def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:

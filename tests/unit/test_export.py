@@ -94,8 +94,11 @@ def test_foreign_file_is_refused(name: str, content: bytes, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name, says", [("model.pt", "ends in"), ("gone.onnx", "no such file")])
+@pytest.mark.parametrize(
+    "name, says", [("model.pt", "ends in"), ("gone.onnx", "no such file"), ("gone", "no such file")]
+)
 def test_unknown_suffix_and_missing_file_are_refused(name: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
     with pytest.raises(ArtifactError, match=says):
         load_artifact(tmp_path / name)
 

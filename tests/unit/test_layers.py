@@ -245,7 +245,7 @@ def test_layouts_of_equal_lengths_are_told_apart_by_values_in_a_broken_file_too(
 
 
 def test_a_tensor_that_the_file_lacks_gets_no_counterpart_behind_its_readers() -> None:
-    program, x, ours, grids = _ran(nn.Sequential(nn.Conv2d(3, 3, 1), nn.AvgPool2d(1), nn.Conv2d(3, 3, 1)))
+    program, x, ours, grids = _ran(nn.Sequential(nn.Conv2d(3, 3, 1), nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 3, 1)))
     conv, pool, last = list(ours)[1:]
     assert grids[conv] == grids[pool]
     others = [(grids[last], ours[last]), (grids[conv], ours[conv] + np.int16(40))]
