@@ -83,9 +83,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     with atomic_path(path) as temporary:
         try:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+            save_file(_apart(tensors), temporary)
         except SafetensorError as error:  # no OSError: a full disk is a text in it
             raise cannot_write(path, error) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own, which the format wants: layers may share a weight."""
+    apart: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous().cpu()
+        memory = whole.untyped_storage().data_ptr()
+        apart[name] = whole.clone() if memory in taken else whole
+        taken.add(memory)
+    return apart
 
 
 def sha256_file(path: Path) -> str:

@@ -71,6 +71,7 @@ def quantise_biases(prepared: GraphModule) -> None:
     A layer whose input or weight stays float keeps its float bias.
     """
     placed: set[Node] = set()
+    places = {node: place for place, node in enumerate(prepared.graph.nodes)}
     prepared.add_module(_BIASES, nn.Module())
     for layer in list(prepared.graph.nodes):
         rule = rule_of(layer)
@@ -81,15 +82,16 @@ def quantise_biases(prepared: GraphModule) -> None:
         if not isinstance(bias, Node) or source is None or not isinstance(weight, WeightFakeQuantize):
             continue
         _leave_room(prepared, weight, bias, source)
-        if layer.args[rule.weight] not in placed:  # the weight's scale may depend on the input's of the same pass
-            layer.prepend(layer.args[rule.weight])
-            placed.add(layer.args[rule.weight])
+        call = layer.args[rule.weight]
+        if call not in placed:  # the weight's scale may depend on the input's of the same pass
+            min(call.users, key=places.__getitem__).prepend(call)
+            placed.add(call)
         name = f"{_BIASES}.{layer.name}"
         prepared.add_submodule(name, BiasFakeQuantize(source, weight))
         with prepared.graph.inserting_before(layer):
-            call = prepared.graph.call_module(name, (bias,))
-        call.meta["val"] = bias.meta.get("val")
-        layer.update_arg(_BIAS_POSITION, call)
+            rounded = prepared.graph.call_module(name, (bias,))
+        rounded.meta["val"] = bias.meta.get("val")
+        layer.update_arg(_BIAS_POSITION, rounded)
     prepared.recompile()
 
 

@@ -100,7 +100,7 @@ class WeightFakeQuantize(FakeQuantizer):
         scale = torch.maximum(largest, floor) / self.quant_max
         for source, bias, factor in self._biases:
             least = bias.detach().abs() * (abs(factor) / LARGEST_BIAS) / source.calculate_qparams()[0]
-            scale = torch.maximum(scale, least if len(least) == len(scale) else least.max())
+            scale = torch.maximum(scale, least if least.numel() == scale.numel() else least.max())
         self.scale.copy_(scale)
 
 

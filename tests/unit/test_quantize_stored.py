@@ -50,19 +50,33 @@ class Positions(nn.Module):
         return result
 
 
-class Tied(nn.Module):
-    """A table whose rows are looked up and multiplied with the table again."""
+class OneWeight(nn.Module):
+    """Two layers of one weight, the second with a bias."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.second(self.first(x).relu()).relu())
+        return result
+
+
+class Tied(nn.Module):
+    """A table whose rows are looked up and multiplied with the table again, as language models do."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.linspace(-1, 1, 50)) if bias else None
         self.table = nn.Parameter(torch.randn(50, 8) * torch.linspace(0.1, 1, 50)[:, None])
 
     def forward(self, ids: Tensor) -> Tensor:
-        return nn.functional.linear(nn.functional.embedding(ids, self.table), self.table)
+        return nn.functional.linear(nn.functional.embedding(ids, self.table), self.table, self.bias)
 
 
 @pytest.mark.parametrize(
-    "net", [Scaled(), Scaled(bias=False), ReadTwice(), Positions()], ids=lambda n: type(n).__name__
+    "net", [Scaled(), Scaled(bias=False), ReadTwice(), Positions(), OneWeight()], ids=lambda n: type(n).__name__
 )
 def test_the_function_stays_and_conversion_is_exact(net: nn.Module) -> None:
     x = torch.randn(16, 6, 8)
@@ -99,9 +113,10 @@ def test_a_slice_is_stored_only_where_nothing_else_reads_the_parameter() -> None
     assert sum(node.target is torch.ops.aten.select.int for node in graph.graph.nodes) == 1
 
 
-def test_a_layer_that_shares_a_table_takes_its_one_scale() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_that_shares_a_table_takes_its_one_scale(bias: bool) -> None:
     ids = torch.randint(0, 50, (16, 6))
-    prepared = quantize.prepare_qat(Tied(), (ids[:2],))
+    prepared = quantize.prepare_qat(Tied(bias), (ids[:2],))
     quantize.calibrate(prepared, [(ids,)])
     quantize.set_observers(prepared, False)
     converted = quantize.convert(prepared.eval())
