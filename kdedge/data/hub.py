@@ -9,8 +9,9 @@ from kdedge.errors import DataError
 
 
 def is_hub_layout(folder: Path) -> bool:
-    """Whether a folder holds parquet files, as a data set of the Hub does."""
-    return any(folder.rglob("*.parquet"))
+    """Whether a folder holds parquet files, as a data set of the Hub does; what begins with a dot is a tool's own."""
+    found = (path.relative_to(folder).parts for path in folder.rglob("*.parquet"))
+    return any(not any(name.startswith(".") for name in parts) for parts in found)
 
 
 def load_hub(name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from kdedge.data.carving import carve, limited
 from kdedge.data.hub import is_hub_layout
 from kdedge.data.image_stream import LazyImageSet
 from kdedge.data.images import class_folders, digits, hub, list_class_folders, list_hub
@@ -254,14 +255,14 @@ def _split(name: str, labels: tuple[str, ...], parts: dict[str, Any], recipe: Da
         if "validation" in parts:
             parts = {("test" if part == "validation" else part): samples for part, samples in parts.items()}
         else:
-            train, test = _carve(train, recipe.test_fraction, generator, name)
+            train, test = carve(train, recipe.test_fraction, generator, name)
             parts = {**parts, "test": test}
     if "validation" in parts:
         validation = parts["validation"]
     else:
-        train, validation = _carve(train, recipe.validation_fraction, generator, name)
+        train, validation = carve(train, recipe.validation_fraction, generator, name)
     if 0 < recipe.train_limit < len(train):
-        train = _limited(train, recipe.train_limit, generator, name)
+        train = limited(train, recipe.train_limit, generator, name)
     _require_learnable(labels, train, (validation, parts["test"]), name)
     _warn_of_copies(train, parts["test"], name)
     digest = hashlib.sha256("\0".join(labels).encode())
@@ -290,76 +291,3 @@ def _warn_of_copies(train: Any, test: Any, name: str) -> None:
     copies = sum(hash(row) in known for row in test.contents())
     if copies > FEW_COPIES * len(test):
         log.warning("%d of the %d test samples are training samples as well (%s)", copies, len(test), name)
-
-
-def _carve(data: Any, fraction: float, generator: torch.Generator, name: str) -> tuple[Any, Any]:
-    """(rest, carved): ``fraction`` of every class, at least one sample of it where it has two.
-
-    Samples that belong together (questions about one text) stay together: their groups are carved whole.
-    """
-    if hasattr(data, "groupings"):
-        carved = _groups(data.groupings, fraction, generator, name)
-    else:
-        sizes = torch.bincount(data.labels).tolist()
-        counts = [max(1, round(fraction * size)) if size > 1 else 0 for size in sizes]
-        carved = _drawn(data.labels, counts, generator)
-        if not carved.any() or carved.all():
-            raise DataError("too few samples to split: every class needs at least 2", where=name)
-    return data.take((~carved).nonzero().squeeze(1)), data.take(carved.nonzero().squeeze(1))
-
-
-def _drawn(labels: Tensor, counts: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Bool [N]: so many samples of each class, drawn at random."""
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(counts):
-        index = (labels == label).nonzero().squeeze(1)
-        shuffled = index[torch.randperm(len(index), generator=generator)]
-        drawn[shuffled[:count]] = True
-    return drawn
-
-
-def _groups(groupings: Sequence[Tensor], fraction: float, generator: torch.Generator, name: str) -> Tensor:
-    """Bool [N]: whole groups in random order until ``fraction`` of the samples is reached, at least one.
-
-    Groups of the first grouping, int64 [N], but where they are so large that twice the share would be taken.
-    """
-    for groups in groupings:
-        sizes = torch.bincount(groups)
-        order = torch.randperm(len(sizes), generator=generator)
-        before = torch.cumsum(sizes[order], 0) - sizes[order]
-        before[-1] = len(groups)  # one group stays, whatever the sizes
-        carved = torch.isin(groups, order[before < fraction * len(groups)])
-        if 0 < carved.sum() <= 2 * fraction * len(groups):
-            return carved
-    if not carved.any():
-        raise DataError(
-            f"too few texts to split: all {len(groups)} questions are on one text",
-            where=name,
-            cure="Give more texts, or a test and a validation split",
-        )
-    return carved
-
-
-def _limited(data: Any, count: int, generator: torch.Generator, name: str) -> Any:
-    """``count`` samples, drawn evenly from the classes.
-
-    Raises:
-        DataError: fewer than there are classes.
-    """
-    sizes = torch.bincount(data.labels).tolist()
-    classes = sum(size > 0 for size in sizes)
-    if count < classes:
-        cure = "Ask for a sample of each class at least"
-        raise DataError(f"data.train_limit is {count}, and there are {classes} classes", where=name, cure=cure)
-    return data.take(_drawn(data.labels, _shares(sizes, count), generator).nonzero().squeeze(1))
-
-
-def _shares(sizes: Sequence[int], count: int) -> list[int]:
-    """``count`` in proportion to the sizes of the classes, by largest remainder, at least one of each that has any."""
-    wanted = [size * count / sum(sizes) for size in sizes]
-    shares = [max(int(share), min(size, 1)) for share, size in zip(wanted, sizes, strict=True)]
-    while missing := count - sum(shares):
-        step = 1 if missing > 0 else -1
-        able = [n for n, size in enumerate(sizes) if (shares[n] < size if step > 0 else shares[n] > 1)]
-        shares[max(able, key=lambda n: step * (wanted[n] - shares[n]))] += step
-    return shares

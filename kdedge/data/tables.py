@@ -95,7 +95,7 @@ def read_tables(source: str) -> dict[str, TextTable]:
 
 def _split_files(folder: Path) -> dict[str, TextTable]:
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in READERS):
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in READERS and p.is_file()):
         word = re.match("[a-z]*", path.name.lower())
         split = FILE_SPLITS.get(word.group() if word else "")
         if split in files:

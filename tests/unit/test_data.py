@@ -156,6 +156,8 @@ def test_what_tools_leave_in_folders_is_no_image(tmp_path: Path) -> None:
     make_folder(folder / "a", {".ipynb_checkpoints": 2})
     (folder / "b" / "._000.png").write_bytes(b"of a Mac")
     (folder / "b" / "folder.png").mkdir()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "index.parquet").touch()
     splits = load_data(RECIPE, str(folder))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 10
 

@@ -73,9 +73,16 @@ def test_a_large_article_is_split_by_its_texts(tmp_path: Path, seed: int) -> Non
     assert len(splits.test) <= 0.5 * 132 and len(splits.train) >= 0.4 * 132
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_text_with_nearly_all_questions_is_trained_on(tmp_path: Path, seed: int) -> None:
+    path = write(tmp_path / "q.json", articles({"Cats": [92, 2, 2, 2, 2]}))
+    recipe = DataRecipe(name="-", split_seed=seed, test_fraction=0.04, validation_fraction=0.04)
+    assert len(load_data(recipe, path, "question-answering").train) >= 92
+
+
 def test_one_text_cannot_be_split(tmp_path: Path) -> None:
     path = write(tmp_path / "q.json", articles({"Cats": [20]}))
-    with pytest.raises(DataError, match=r"all 20 questions are on one text.*Give more texts"):
+    with pytest.raises(DataError, match=r"20 questions .* are on one text.*Give more texts"):
         load_data(DataRecipe(name="-"), path, "question-answering")
 
 
