@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdedge.errors import ModelError
+
 from kdedge_exporters import onnx_passes
 from kdedge_exporters.metadata import (
     DYNAMIC,
@@ -160,11 +162,23 @@ def _sign(model: ir.Model, document: dict[str, Any]) -> None:
 
 
 def _check(model: ir.Model) -> None:
-    """ONNX's own checker with shape inference: what it refuses, some runtime would."""
+    """ONNX's own checker with shape inference: what it refuses, some runtime would.
+
+    Raises:
+        ModelError: it refuses the graph.
+    """
     import onnx
     import onnx_ir as ir
 
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    try:
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"the student's ONNX graph is not valid: {reason}",
+            where=model.graph.name,
+            cure="Write that part of the student another way, or export it as TFLite",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def move_integers(model: ir.Model) -> None:
         uses = [use.node for value in node.outputs for use in value.uses()]
         if not all(read_by_quantize(value) or _is_unread(value) for value in node.outputs):
             continue
-        if cast(ir.Value, source.inputs[0]).producer() is None or not all(same_grid(source, use) for use in uses):
+        if cast(ir.Value, source.inputs[0]).is_graph_input() or not all(same_grid(source, use) for use in uses):
             continue
         if node.op_type == "Pad" and not _pads_by_zero(node):
             continue

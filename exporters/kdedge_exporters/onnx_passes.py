@@ -94,7 +94,7 @@ def unsigned_activations(model: ir.Model) -> None:
         zero_point, stored = constant(node.inputs[2]), constant(node.inputs[0])
         if zero_point is None or zero_point.dtype != np.int8 or zero_point.ndim:  # weights: one for each channel
             continue
-        if stored is not None:
+        if stored is not None and node.op_type == "DequantizeLinear":
             unsigned = (stored.astype(np.int16) + 128).astype(np.uint8)
             node.replace_input_with(0, initializer(graph, f"{node.outputs[0].name}_uint8", unsigned))
         key = f"zero_point_{int(zero_point) + 128}"

@@ -60,7 +60,9 @@ def skip(node: ir.Node, value: ir.Value) -> None:
 
 
 def between_qdq(node: ir.Node) -> bool:
-    """Whether an op reads only constants and what DequantizeLinear makes, and QuantizeLinear alone reads it.
+    """Whether an op reads only constants and what DequantizeLinear makes, and one QuantizeLinear alone reads it.
+
+    Of a result that lies on two grids ONNX Runtime computes the op in float, and quantises it twice.
 
     A Relu of which the same is true, but for the op before it, belongs to that op's kernel (``is_fused_relu``).
     """
@@ -68,7 +70,9 @@ def between_qdq(node: ir.Node) -> bool:
     read = all(value.const_value is not None or made_by(value, "DequantizeLinear") for value in data)
     uses = list(node.outputs[0].uses())
     relu = uses[0].node if len(uses) == 1 and uses[0].node.op_type == "Relu" else None
-    return read and read_by_quantize((relu or node).outputs[0]) and not node.outputs[0].is_graph_output()
+    made = (relu or node).outputs[0]
+    alone = len(list(made.uses())) == 1 and read_by_quantize(made)
+    return read and alone and not node.outputs[0].is_graph_output()
 
 
 def is_fused_relu(node: ir.Node) -> bool:

@@ -2,6 +2,8 @@
 
 - in-place ops become functional (``in_place.py``);
 - a view is a reshape: litert-torch lays an image out anew, and a view of that would not be one;
+- an op that is asked for twice with the same operands is one op: torch's ONNX exporter joins the two, and a layer whose
+  result lies on two grids is float there;
 - aliases and slices that leave nothing out go, and the other slices are numbered anew: how many torch.export writes
   depends on whether the batch axis is open, and a state that names other tensors would not load into the other build;
 - hard sigmoid becomes ``relu6(x + 3) · ⅙`` and SiLU ``x · sigmoid(x)``: adds, multiplications and sigmoids have
@@ -12,6 +14,8 @@
   takes it in (``stored.py``); subtracting one is adding its negative;
 - a clamp between two numbers is a hard tanh, padding by a constant and the larger of two tensors have one form of two,
   parts of a split are slices;
+- padding by another number than zero is padding by zero plus a stored tensor, and the sum has a range of its own:
+  litert-torch would make such a padding integer with the scale of what is padded, and clip the number to that;
 - pools are written in the forms that the runtimes share (``pools.py``), copies of parts of an image without the ops
   that litert-torch turns wrongly (``copies.py``);
 - a number that a mask puts in is stored where integers can say it (``masks.py``);
@@ -22,6 +26,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,7 +40,14 @@ from kdedge.quantize.masks import normalise_fills
 from kdedge.quantize.pools import normalise_pools
 from kdedge.quantize.rules import CLIPS, RULES, is_dropout, rule_of
 from kdedge.quantize.sharing import rename_clashes, separate_weights
-from kdedge.quantize.stored import move_factors_to_weights, store_constant, store_views, stored
+from kdedge.quantize.stored import (
+    is_repeatable,
+    move_factors_to_weights,
+    store_computed,
+    store_constant,
+    store_views,
+    stored,
+)
 
 aten = torch.ops.aten
 
@@ -63,6 +75,8 @@ def make_quantisable(graph_module: GraphModule) -> None:
         if node.target is aten.view.default:
             node.target = aten.reshape.default
     _drop_aliases(graph_module)
+    _join_repeated(graph_module)
+    store_computed(graph_module)
     write_out_copies(graph_module)
     normalise_fills(graph_module)
     store_views(graph_module)
@@ -91,6 +105,17 @@ def _drop_aliases(graph_module: GraphModule) -> None:
                 part = graph.create_node("call_function", node.target, node.args, node.kwargs, name="part")
             part.meta = node.meta
             _replace(graph_module, node, part)
+
+
+def _join_repeated(graph_module: GraphModule) -> None:
+    """One op for all that do the same with the same operands."""
+    first: dict[str, Node] = {}
+    for node in list(graph_module.graph.nodes):
+        if not is_repeatable(node) or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        kept = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)  # names of nodes are unique
+        if kept is not node:
+            _replace(graph_module, node, kept)
 
 
 def _takes_all(node: Node) -> bool:
@@ -124,11 +149,28 @@ def _clamp_as_hard_tanh(_: GraphModule, node: Node) -> None:
         node.target = aten.hardtanh.default
 
 
-def _pad_by_constant(_: GraphModule, node: Node) -> None:
+def _pad_by_constant(graph_module: GraphModule, node: Node) -> None:
     given = node.args
     if len(given) < 3 or given[2] == "constant":
         value = given[3] if len(given) > 3 and given[3] is not None else 0.0
         node.target, node.args = aten.constant_pad_nd.default, (*given[:2], value)
+        _pad_by_zero(graph_module, node)
+
+
+def _pad_by_zero(graph_module: GraphModule, node: Node) -> None:
+    """Another finite number as a stored border that is added."""
+    x, sides, value = (*node.args, 0.0)[:3]
+    sizes, wider, number = list(cast(Node, x).meta["val"].shape), cast(list[int], sides), cast(float, value)
+    padded = {len(sizes) - 1 - index // 2 for index, side in enumerate(wider) if side}
+    if number == 0 or not math.isfinite(number) or not node.meta["val"].is_floating_point():
+        return
+    if not all(isinstance(size, int) for size in (*wider, *(sizes[axis] for axis in padded))):
+        return
+    inside = torch.zeros([size if axis in padded else 1 for axis, size in enumerate(sizes)], dtype=torch.float64)
+    with graph_module.graph.inserting_before(node):
+        zeros = _call(graph_module, node, aten.constant_pad_nd.default, x, sides, 0.0)
+        border = store_constant(graph_module, node, "border", torch.constant_pad_nd(inside, wider, number))
+    node.target, node.args = aten.add.Tensor, (zeros, border)
 
 
 def _larger_or_smaller(_: GraphModule, node: Node) -> None:
@@ -269,6 +311,7 @@ _REWRITES: dict[object, Callable[[GraphModule, Node], None]] = {
     aten.silu.default: _split_silu,
     aten.clamp.default: _clamp_as_hard_tanh,
     aten.pad.default: _pad_by_constant,
+    aten.constant_pad_nd.default: _pad_by_zero,
     aten.max.other: _larger_or_smaller,
     aten.min.other: _larger_or_smaller,
     aten.squeeze.dims: _squeeze_one_by_one,

@@ -9,11 +9,13 @@ conversion multiplies it in.
 
 from __future__ import annotations
 
-from typing import cast
+import operator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 
@@ -88,6 +90,33 @@ def store_views(graph_module: GraphModule) -> None:
         node.replace_all_uses_with(source)
         graph_module.graph.erase_node(node)
     graph_module.recompile()
+
+
+def store_computed(graph_module: GraphModule) -> None:
+    """Store each float tensor that depends on nothing (linspace, meshgrid and the like), in place."""
+    values: dict[Node, Any] = {}
+    for node in graph_module.graph.nodes:
+        known = all(source in values for source in node.all_input_nodes)
+        if known and (node.target is operator.getitem or is_repeatable(node)):
+            arguments, options = map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*arguments, **options)
+    for node, value in values.items():
+        readers = [user for user in node.users if user not in values]
+        if readers and isinstance(value, Tensor) and value.is_floating_point():
+            with graph_module.graph.inserting_before(node):
+                own = store_constant(graph_module, node, "value", value)
+            for reader in readers:
+                reader.replace_input_with(node, own)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def is_repeatable(node: Node) -> bool:
+    """Whether this is an op that changes none of its operands, and makes the same of them each time."""
+    op = node.target
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    return not op._schema.is_mutable and torch.Tag.nondeterministic_seeded not in op.tags
 
 
 def move_factors_to_weights(graph_module: GraphModule) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from kdedge import quantize
+from kdedge.errors import ModelError
 from kdedge.quantize import rules
-from tests.unit.test_quantize_user_nets import INPUTS, SHAPE, Of, conv, head, images, litert, onnx_runtime
+from tests.unit.test_quantize_user_nets import INPUTS, SHAPE, Of, conv, head, images, litert, norm, onnx_runtime
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn import functional
 
 from kdedge_agent import runtimes, tensors
-from kdedge_exporters import tflite, tflite_file, tflite_scales
+from kdedge_exporters import onnx, onnx_passes, tflite, tflite_file, tflite_scales
 
 SIZE = SHAPE[1]
 
@@ -63,6 +65,64 @@ COMPARED: dict[str, Callable[[], nn.Module]] = {
     "channels a softmax leaves out": lambda: Ops(lambda s, x: x + torch.softmax(torch.where(x > -0.5, x, -1e9), 1)),
     "the larger of an image and gates": lambda: Ops(lambda s, x: torch.maximum(x, _gate(s, x))),
 }
+ROWS = torch.linspace(-1, 1, SIZE)
+
+
+def beside(map_of: Callable[[Any, Tensor], Tensor], channels: int = 1, **parts: Any) -> Callable[[], nn.Module]:
+    """A net that is told where each pixel lies."""
+    return lambda: Of(
+        lambda s, x: s.head(torch.relu(s.a(torch.cat([x, map_of(s, x)], 1)))),
+        a=conv(3 + channels),
+        head=head(),
+        **parts,
+    )
+
+
+MAPS: dict[str, Callable[[], nn.Module]] = {
+    "rows by number": beside(
+        lambda s, x: torch.linspace(-1, 1, SIZE)[None, None, :, None].expand(x.shape[0], 1, SIZE, SIZE)
+    ),
+    "rows and columns by number": beside(
+        lambda s, x: torch.stack(
+            torch.meshgrid(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE), indexing="ij")
+        )[None].expand(x.shape[0], -1, -1, -1),
+        2,
+    ),
+    "rows that are stored": beside(
+        lambda s, x: s.rows.expand(x.shape[0], 1, SIZE, SIZE), rows=ROWS.view(1, 1, SIZE, 1)
+    ),
+    "rows that are stored, and moved": beside(
+        lambda s, x: s.rows[None, None, :, None].expand(x.shape[0], 1, SIZE, SIZE), rows=ROWS
+    ),
+    "rows that are trained": beside(
+        lambda s, x: s.rows.expand_as(x[:, :1]), rows=nn.Parameter(ROWS.view(1, 1, SIZE, 1))
+    ),
+    "rows that are repeated": beside(lambda s, x: s.rows.repeat(x.shape[0], 1, 1, SIZE), rows=ROWS.view(1, 1, SIZE, 1)),
+    "a map of its own for each pixel": beside(
+        lambda s, x: s.map.expand(x.shape[0], -1, -1, -1), map=torch.sin(torch.arange(SIZE**2)).view(1, 1, SIZE, SIZE)
+    ),
+    "added by number": lambda: Ops(lambda s, x: x + torch.linspace(-1, 1, SIZE)),
+}
+PADDED: dict[str, Callable[[], nn.Module]] = {
+    "by a number below": lambda: Ops(lambda s, x: functional.pad(torch.relu(x), (1, 1, 1, 1), value=-1.0)),
+    "by a number above": lambda: Of(
+        lambda s, x: s.head(s.b(s.pad(functional.relu6(s.a(x))))),
+        a=conv(), pad=nn.ConstantPad2d(1, 8.0), b=conv(8, 8), head=head(),
+    ),
+    "more on one side": lambda: Ops(lambda s, x: functional.pad(torch.sigmoid(x), (1, 2, 0, 1), value=5.0)),
+    "more here and less there": lambda: Ops(lambda s, x: functional.pad(4 * x, (1, 0, 2, 0), value=3.0).relu()),
+    "by channels": lambda: Ops(lambda s, x: functional.pad(x, (0, 0, 0, 0, 1, 2), value=2.0), SIZE + 3),
+}  # fmt: skip
+TWICE: dict[str, Callable[[], nn.Module]] = {
+    "a layer, to choose by and from": lambda: Of(
+        lambda s, x: s.head(torch.where(s.a(x) > 0, s.a(x), s.c)),
+        a=conv(), c=torch.full((1, 8, 1, 1), -3.0), head=head(),
+    ),
+    "a layer and its batch norm": lambda: Of(
+        lambda s, x: s.head(torch.relu(s.norm(s.a(x))) * 2 + s.b(torch.relu(s.norm(s.a(x))))),
+        a=conv(), norm=norm(), b=conv(8, 8), head=head(),
+    ),
+}  # fmt: skip
 
 
 def calibrated(student: nn.Module) -> GraphModule:
@@ -72,11 +132,11 @@ def calibrated(student: nn.Module) -> GraphModule:
     return prepared.eval()
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", [*SPREAD, *MAPS])
 def test_a_float_file_computes_what_the_student_does(name: str, tmp_path: Path) -> None:
     """The file was none, or computed something else where two sizes are alike."""
     torch.manual_seed(0)
-    student = SPREAD[name]().eval()
+    student = {**SPREAD, **MAPS}[name]().eval()
     model = tflite_file.read(tflite._translate(student, INPUTS, "float32"))
     (tmp_path / "net.tflite").write_bytes(tflite_file.pack(model))
     session = runtimes.load(str(tmp_path / "net.tflite"), "tflite")
@@ -85,10 +145,10 @@ def test_a_float_file_computes_what_the_student_does(name: str, tmp_path: Path) 
         np.testing.assert_allclose(found, student(images(1)).numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*SPREAD, *COMPARED])
+@pytest.mark.parametrize("name", [*SPREAD, *COMPARED, *MAPS, *PADDED, *TWICE])
 def test_torch_and_both_runtimes_compute_one_integer_program(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    student = {**SPREAD, **COMPARED}[name]().eval()
+    student = {**SPREAD, **COMPARED, **MAPS, **PADDED, **TWICE}[name]().eval()
     prepared = calibrated(student)
     program = quantize.convert(prepared)
     assert quantize.float_ops(program) == []
@@ -100,6 +160,52 @@ def test_torch_and_both_runtimes_compute_one_integer_program(name: str, tmp_path
     for difference in (onnx_runtime(program, tmp_path), litert(program, tmp_path)):
         apart = np.abs(difference - exact.numpy()) / step
         assert apart.max() < 2.5 and apart.mean() < 0.3
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_is_asked_for_twice_is_computed_once_and_in_integers(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime computed the layer in float and quantised it to two grids, and nothing said so."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    student = TWICE[name]()
+    program = quantize.convert(calibrated(student))
+    layers = [node for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    assert len(layers) == len([module for module in student.modules() if isinstance(module, nn.Conv2d)])
+    onnx_runtime(program, tmp_path)
+    assert onnx_passes.float_ops(ir.load(tmp_path / "net.onnx"), {}) == []
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / "net.onnx", options, providers=["CPUExecutionProvider"])
+    made = {node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph}
+    assert "QLinearConv" in made and not {"Conv", "FusedConv"} & made
+
+
+def test_an_onnx_op_whose_result_lies_on_two_grids_is_named() -> None:
+    import onnx_ir as ir
+
+    model = ir.from_onnx_text("""<ir_version: 8, opset_import: ["" : 18]>
+        g (uint8[2] x) => (uint8[2] a, uint8[2] b)
+        <float s = {0.5}, float t = {0.25}, uint8 z = {3}> {
+            y = DequantizeLinear (x, s, z)
+            both = Add (y, y)
+            a = QuantizeLinear (both, s, z)
+            b = QuantizeLinear (both, t, z)
+        }""")
+    assert [op["op"] for op in onnx_passes.float_ops(model, {})] == ["Add"]
+
+
+def test_a_graph_that_onnx_refuses_is_refused_in_one_line() -> None:
+    import onnx_ir as ir
+
+    model = ir.from_onnx_text("""<ir_version: 8, opset_import: ["" : 18]>
+        student (uint8[2] x) => (uint8[2] y)
+        <float s = {0.5}, uint8 z = {3}> {
+            y = QuantizeLinear (x, s, z)
+        }""")
+    with pytest.raises(ModelError, match=r"the student's ONNX graph is not valid: .*QuantizeLinear") as found:
+        onnx._check(model)
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("fill", [-1e9, -torch.inf])
