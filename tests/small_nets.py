@@ -132,3 +132,23 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 
 NAMES = ("residual", "branches", "gate", "channels_last")
+
+
+class Divided(nn.Module):
+    """A map divided by another, and one number by a map."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.above, self.below = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = self.above(x) / (1 + self.below(x).abs())
+        result: Tensor = self.head((part + 1 / (2 + part.abs())).mean((2, 3)))
+        return result
+
+
+def divided(classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """For ``student.model = "tests.small_nets:divided"``."""
+    del shape
+    return Divided(classes)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge.collector import few_collections
-from kdedge.errors import KdedgeError, UserError
+from kdedge.errors import KdedgeError, ReachError, UserError
 from kdedge.files import atomic_path, sha256_file, write_json
 
 from kdedge_exporters.options import ACTIVATIONS, PRECISIONS, ExportOptions
@@ -167,6 +167,8 @@ def export(
                 examine(temporary)
             record = None
             if samples is not None:
+                if (format, precision) == ("onnx", "float16"):
+                    _require_opening(temporary)
                 record = _parity(
                     bundle, temporary, format, precision, samples, accuracy_tolerance, min_agreement, score, data
                 )
@@ -187,6 +189,20 @@ def export(
     if record is not None:
         write_json(record_path, {**result.to_dict(), "artifact": path.name})
     return result
+
+
+def _require_opening(path: Path) -> None:
+    """Refuse a float16 ONNX file that ends the process which opens it, as some do in ONNX Runtime's optimizers.
+
+    Raises:
+        ReachError: it does, or is not opened.
+    """
+    from kdedge_exporters.inspection import opening
+
+    found = opening(path, "onnx", "onnxruntime")
+    if not found.opens:
+        cure = "Nothing was kept. Choose another --precision"
+        raise ReachError(f"onnxruntime here does not open the file: {found.reason}", where=path, cure=cure)
 
 
 def _check_place(path: Path, format: str) -> None:  # noqa: A002 - the word of the command line

@@ -200,7 +200,7 @@ def openings(path: Path, kind: str) -> tuple[Opening, ...]:
     """Ask every runtime for the format that is installed here to open the file."""
     from kdedge_agent.runtimes import RUNTIMES
 
-    return tuple(_opening(path, kind, runtime) for runtime in RUNTIMES[kind])
+    return tuple(opening(path, kind, runtime) for runtime in RUNTIMES[kind])
 
 
 _LOADER = """
@@ -219,8 +219,8 @@ except runtimes.RuntimeTrouble as error:
 """
 
 
-def _opening(path: Path, kind: str, runtime: str) -> Opening:
-    """In a process of its own: a foreign file may end it."""
+def opening(path: Path, kind: str, runtime: str) -> Opening:
+    """What a runtime that is installed here says to a file, in a process of its own: it may end that."""
     command = [sys.executable, "-c", _LOADER, str(path), kind, runtime]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)

@@ -2,7 +2,8 @@
 
 The table ``runtime_versions.json`` was measured, by asking each runtime (``tests/runtime_probe.py``): for ONNX Runtime
 the newest operator set and IR version that it loads, for TFLite's runtimes the newest version of each op they hold.
-A runtime that holds an op may still lack a kernel for it in some dtype: parity in the real runtime is there for that.
+A runtime that holds an op may still lack a kernel for it in some dtype: parity in the real runtime is there for that,
+and what is known of other versions (``_FIRST``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ FORMATS = {"onnxruntime": "onnx", "tflite-runtime": "tflite", "ai-edge-litert": 
 _OPSET, _IR = "ai.onnx", "ir"
 # What ONNX Runtime brings kernels for; those of any other domain are registered by whoever made the file.
 _DOMAINS = ("ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+
+# (op, dtype) -> the first version of ONNX Runtime that opens a file with it, where its op set is older. Versions before
+# 1.17 take a LayerNormalization without a kernel apart into an op of another op set, and refuse that.
+_FIRST = {("LayerNormalization", "float16"): (1, 17)}
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,9 @@ def _lacks(contents: Contents, runtime: str, version: tuple[int, int]) -> Iterat
             if asked.get(key, 0) > known[key]:
                 yield f"{word} {asked[key]}, it knows up to {known[key]}"
         yield from (f"it has no ops of {domain}" for domain in contents.domains if domain not in _DOMAINS)
+        for kind in contents.ops:
+            if version < _FIRST.get((kind.op, kind.dtype), version):
+                yield f"it does not open {kind.op} in {kind.dtype}"
         return
     for op in sorted(asked.keys() - {"schema"}):
         newest = known.get(op, 0)

@@ -32,7 +32,7 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
     Returns:
         Name, op and reason of the ops that are computed in float (int8), or whose weights are float32 (float16).
     """
-    from kdedge_exporters import tflite_file, tflite_lookups, tflite_scales
+    from kdedge_exporters import tflite_divisions, tflite_file, tflite_lookups, tflite_scales
 
     names = [spec.name for spec in bundle.inputs]
     float_ops: list[dict[str, str]]
@@ -42,6 +42,7 @@ def write(bundle: Bundle, options: ExportOptions, path: Path) -> list[dict[str, 
         model = tflite_file.read(_translate(program, bundle.inputs, "int8"))
         tflite_file.name_io(model, names)
         tflite_lookups.gather_integers(model)
+        tflite_divisions.divide_in_float(model)
         tflite_scales.unite_scales(model)
         float_ops = [{"name": op.name, "op": op.op, "reason": reason} for op in tflite_file.float_ops(model)]
     else:

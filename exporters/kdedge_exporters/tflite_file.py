@@ -93,14 +93,12 @@ def float_io(model: Any) -> None:
     outside: dict[int, int] = {}
     for source in map(int, list(graph.inputs)):
         if graph.tensors[source].type == schema.TensorType.INT8:
-            outside[source] = _float_twin(graph, source)
-            code = operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
-            graph.operators.insert(0, _operator(code, outside[source], source))
+            outside[source] = float_twin(graph, source)
+            graph.operators.insert(0, quantise(model, outside[source], source))
     result = int(graph.outputs[0])
     if graph.tensors[result].type == schema.TensorType.INT8:
-        outside[result] = _float_twin(graph, result)
-        code = operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION)
-        graph.operators.append(_operator(code, result, outside[result]))
+        outside[result] = float_twin(graph, result)
+        graph.operators.append(dequantise(model, result, outside[result]))
     graph.inputs = [outside.get(int(index), int(index)) for index in graph.inputs]
     graph.outputs = [outside.get(result, result)]
     for signature in model.signatureDefs or []:
@@ -121,8 +119,7 @@ def uint8_input(model: Any) -> None:
     inside.name = inside.name + b"_int8"
     graph.tensors.append(outside)
     index = len(graph.tensors) - 1
-    code = operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION)
-    graph.operators.insert(0, _operator(code, index, source))
+    graph.operators.insert(0, quantise(model, index, source))
     graph.inputs = [index]
     for signature in model.signatureDefs or []:
         for entry in signature.inputs:
@@ -209,7 +206,7 @@ def empty_unread_buffers(model: Any) -> None:
             buffer.data = None
 
 
-def _float_twin(graph: Any, index: int) -> int:
+def float_twin(graph: Any, index: int) -> int:
     """A float32 tensor of the same name and shape; the integer one steps back to another name."""
     integer, twin = graph.tensors[index], schema.TensorT()
     twin.name, twin.shape, twin.shapeSignature = integer.name, integer.shape, integer.shapeSignature
@@ -232,9 +229,14 @@ def operator_code(model: Any, builtin: int, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def requantise(model: Any, source: int, result: int) -> Any:
-    """A QUANTIZE between two int8 tensors, not yet among the graph's ops."""
+def quantise(model: Any, source: int, result: int) -> Any:
+    """A QUANTIZE to an int8 tensor from a float one or another int8 one, not yet among the graph's ops."""
     return _operator(operator_code(model, schema.BuiltinOperator.QUANTIZE, _QUANTIZE_VERSION), source, result)
+
+
+def dequantise(model: Any, source: int, result: int) -> Any:
+    """A DEQUANTIZE from an int8 tensor, not yet among the graph's ops."""
+    return _operator(operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION), source, result)
 
 
 def _operator(code: int, source: int, result: int) -> Any:

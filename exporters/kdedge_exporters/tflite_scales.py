@@ -33,7 +33,7 @@ def unite_scales(model: Any) -> None:
             made = copy.copy(operand)
             made.name, made.buffer, made.quantization = operand.name + b"_as_compared", 0, result.quantization
             graph.tensors.append(made)
-            operators.append(tflite_file.requantise(model, index, len(graph.tensors) - 1))
+            operators.append(tflite_file.quantise(model, index, len(graph.tensors) - 1))
             inputs = list(operator.inputs)
             inputs[position] = len(graph.tensors) - 1
             operator.inputs = inputs

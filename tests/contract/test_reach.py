@@ -6,7 +6,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from kdedge import quantize
 from kdedge.errors import ReachError, UserError
 from tests import bundles, runtime_environments, runtime_probe, text_nets
 
@@ -61,6 +64,18 @@ def test_the_oldest_version_is_named_with_what_the_one_before_lacks() -> None:
     assert "it has no CUSTOM" in unknown[0].obstacles
 
 
+def test_an_op_of_a_dtype_may_need_a_newer_version_than_its_op_set() -> None:
+    """Seen: 1.15.1 and 1.16.3 refuse the file, 1.17.3 and 1.18.1 open it."""
+    inside = made_of({}, ir=8, **{"ai.onnx": 18})
+    for dtype, oldest in (("float32", "1.15"), ("float16", "1.17")):
+        with_it = dataclasses.replace(inside, ops=(OpKind("LayerNormalization", dtype, 2, 0),))
+        (found,) = reach.oldest_versions(with_it, "onnx")
+        assert found.oldest == oldest
+    assert found.obstacles == ("it does not open LayerNormalization in float16",)
+    with pytest.raises(ReachError, match=r"onnxruntime 1\.16 would not open the file: it does not open LayerNorm"):
+        reach.require(with_it, reach.Target.parse("onnxruntime==1.16"))
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
@@ -89,6 +104,36 @@ def test_an_image_net_reaches_the_oldest_runtimes(tmp_path: Path) -> None:
             made = export(bundle, format_, precision=precision, samples=None, out=tmp_path / f"a.{format_}")
             assert made.opened_by == oldest
             assert {found.runtime: found.oldest for found in inspect_artifact(made.artifact).reach} == oldest
+
+
+@pytest.mark.parametrize("python", ["here", "oldest"])
+def test_divisions_are_named_and_run_in_every_runtime(python: str, tmp_path: Path) -> None:
+    """Left to litert-torch they were ops of integers, which old runtimes refuse, some of them by the data."""
+    bundle = bundles.write(tmp_path / "bundle", size=16, model="tests.small_nets:divided", steps=5)
+    made = export(bundle, "tflite", samples=None, out=tmp_path / "a.tflite")
+    assert "DIV" in {op["op"] for op in made.float_ops}
+    images = bundles.images_of((3, 16, 16), 50)[0]
+    runtime, interpreter = "ai-edge-litert", Path(sys.executable)
+    if python == "oldest":
+        runtime, interpreter = "tflite-runtime", runtime_environments.python_of(python)
+    _, logits = runtime_environments.logits_in(interpreter, made.artifact, runtime, images.numpy(), tmp_path)
+    with torch.no_grad():
+        exact = bundle.int8_program()(images).numpy()
+    step = quantize.qparams(bundle.int8_program())[-1].scale[0]
+    assert np.abs(logits - exact).max() < 2.5 * step
+
+
+def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 dies of this net's float16 file while it optimizes it; a version that does not will compare it."""
+    bundle = bundles.write(tmp_path / "bundle", size=32, steps=3, quantised=False, model="tests.vit_net:student")
+    samples = bundles.images_of((3, 32, 32), 20)
+    out = tmp_path / "a.onnx"
+    try:
+        export(bundle, "onnx", precision="float16", samples=samples, out=out, min_agreement=0.0)
+    except ReachError as error:
+        assert "onnxruntime here does not open the file: died with code" in str(error)
+        assert not out.exists()
+    assert export(bundle, "onnx", precision="float32", samples=samples, out=out).parity is not None
 
 
 def test_gelu_needs_a_newer_onnx_runtime_and_an_older_one_gets_it_in_float(tmp_path: Path) -> None:
