@@ -10,6 +10,7 @@ def student(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     import kdedge.torchvision_compat  # noqa: F401 - torchvision is imported through it
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(
+    net: nn.Module = VisionTransformer(
         image_size=shape[1], patch_size=8, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=classes
     )
+    return net

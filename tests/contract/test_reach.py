@@ -124,7 +124,7 @@ def test_divisions_are_named_and_run_in_every_runtime(python: str, tmp_path: Pat
 
 
 def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
-    """ONNX Runtime 1.32 dies of this net's float16 file while it optimizes it; a version that does not will compare it."""
+    """ONNX Runtime 1.32 dies of this net's float16 file while it optimizes it; a version that does not compares it."""
     bundle = bundles.write(tmp_path / "bundle", size=32, steps=3, quantised=False, model="tests.vit_net:student")
     samples = bundles.images_of((3, 32, 32), 20)
     out = tmp_path / "a.onnx"
