@@ -30,13 +30,8 @@ demo: $(STAMP)
 system:
 	@sh tests/system_packages.sh
 
-# Side by side what waits for one processor or for downloads: packages, then types beside the first tests.
-test:
-	@$(MAKE) --jobs 2 $(STAMP) system
-	@$(MAKE) --jobs 3 lint types unit
-
-unit: $(STAMP)
-	MAKEFLAGS= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly and not lab' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
+test: $(STAMP) system lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not nightly and not lab' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
