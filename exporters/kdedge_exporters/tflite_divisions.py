@@ -1,7 +1,7 @@
 """Divisions in float: of int8 tensors litert-torch makes DIVs of integers, which most runtimes do not compute.
 
-tflite-runtime 2.14 has no such kernel; that of ai-edge-litert up to 2.1 refuses a divisor whose stored integer is 0,
-whatever its zero point. In float every version computes them, and the manifest names them.
+tflite-runtime 2.14 has no such kernel; those of ai-edge-litert 1.4 and 2.1 refuse a divisor whose stored integer is 0,
+whatever its zero point. In float tflite-runtime 2.14 and LiteRT 2.3 compute them, and the manifest names them.
 """
 
 from __future__ import annotations
